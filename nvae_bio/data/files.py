@@ -1,0 +1,91 @@
+"""Files are read with one clear line on failure and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import anndata
+import pandas as pd
+from anndata import AnnData
+
+from nvae_bio import schema
+from nvae_bio.errors import UserError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that replaces it when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_anndata(adata: AnnData, path: Path) -> None:
+    """Write an .h5ad, atomically."""
+    with atomic_path(path) as part:
+        adata.write_h5ad(part, compression="gzip", compression_opts=1)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a parquet table, atomically."""
+    with atomic_path(path) as part:
+        table.to_parquet(part, index=False)
+
+
+def read_file(path: Path, reader: Callable[[Path], T], what: str) -> T:
+    """What `reader` makes of `path`.
+
+    Raises:
+        UserError: no such file, or the reader cannot make sense of it (truncated, another format).
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected {what}")
+    try:
+        return reader(path)
+    except UserError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # a library's complaint about the file, whatever its type
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: cannot be read as {what}; truncated, or another format? ({reason})") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a parquet table written by nvae-bio."""
+    return read_file(path, pd.read_parquet, "a parquet table")
+
+
+def read_prepared(path: Path) -> AnnData:
+    """Read a prepared data set.
+
+    Raises:
+        UserError: unreadable, or not written by `nvae-bio prepare`.
+    """
+    return _read_with(path, schema.DATA, "nvae-bio prepare")
+
+
+def read_embedded(path: Path) -> AnnData:
+    """Read an embedded data set.
+
+    Raises:
+        UserError: unreadable, or not written by `nvae-bio embed`.
+    """
+    return _read_with(path, schema.MODEL, "nvae-bio embed")
+
+
+def _read_with(path: Path, key: str, writer: str) -> AnnData:
+    adata = read_file(path, anndata.read_h5ad, "an .h5ad file")
+    if key not in adata.uns:
+        raise UserError(f"{path}: no uns[{key!r}]; was it written by `{writer}`?")
+    return adata

@@ -1,0 +1,100 @@
+"""Networks that know no probability: dense and convolutional trunks, and the table that picks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int, int]  # channels, height, width
+
+
+def dense_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Linear, layer norm and ReLU between each pair of `widths`; maps (batch, widths[0]) to (batch, widths[-1])."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def halved_sizes(image: ImageShape, n_stages: int) -> list[tuple[int, int]]:
+    """Height and width before the first stage and after each; a stage halves, rounding up.
+
+    >>> halved_sizes((1, 28, 28), 2)
+    [(28, 28), (14, 14), (7, 7)]
+    """
+    sizes = [image[1:]]
+    for _ in range(n_stages):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
+
+
+class ConvTrunk(nn.Module):
+    """Stride-2 convolutions, then dense layers; maps (batch, channels·height·width) to (batch, hidden[-1])."""
+
+    def __init__(self, image: ImageShape, channels: Sequence[int], hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.image = image
+        widths = [image[0], *channels]
+        stages = [
+            nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.GroupNorm(1, n_out), nn.ReLU())
+            for n_in, n_out in zip(widths, channels, strict=False)
+        ]
+        self.stages = nn.Sequential(*stages, nn.Flatten())
+        self.dense = dense_layers([channels[-1] * math.prod(halved_sizes(image, len(channels))[-1]), *hidden])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the images, (batch, hidden[-1])."""
+        return self.dense(self.stages(x.unflatten(1, self.image)))  # type: ignore[no-any-return]
+
+
+class ConvHead(nn.Module):
+    """The mirror of `ConvTrunk`; maps (batch, hidden[0]) to (batch, channels·height·width), any size by cropping."""
+
+    def __init__(self, image: ImageShape, channels: Sequence[int], hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = halved_sizes(image, len(channels))[::-1]
+        self.start = (channels[-1], *self.sizes[0])
+        self.dense = dense_layers([*hidden, math.prod(self.start)])
+        widths = [*channels[::-1], image[0]]
+        self.stages = nn.ModuleList(
+            nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, bias=index < len(channels) - 1)
+            for index, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False))
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """One output a pixel and channel, flattened channel by channel, row by row."""
+        x: Tensor = self.dense(hidden).unflatten(1, self.start)
+        for index, stage in enumerate(self.stages):
+            height, width = self.sizes[index + 1]
+            x = stage(x if index == 0 else F.relu(x))[:, :, :height, :width]
+        return x.flatten(1)
+
+
+def dense_head(hidden: Sequence[int], n_outputs: int) -> nn.Sequential:
+    """Dense layers and a last linear one without bias; maps (batch, hidden[0]) to (batch, n_outputs)."""
+    return nn.Sequential(*dense_layers(hidden), nn.Linear(hidden[-1], n_outputs, bias=False))
+
+
+def make_trunk(
+    backbone: str, n_features: int, image: ImageShape | None, hidden: Sequence[int], channels: Sequence[int]
+) -> nn.Module:
+    """A network from samples to (batch, hidden[-1])."""
+    if backbone == "conv":
+        assert image is not None
+        return ConvTrunk(image, channels, hidden)
+    return dense_layers([n_features, *hidden])
+
+
+def make_head(
+    backbone: str, n_outputs: int, image: ImageShape | None, hidden: Sequence[int], channels: Sequence[int]
+) -> nn.Module:
+    """A network from (batch, hidden[-1]) to (batch, n_outputs), the mirror of the trunk."""
+    mirrored = list(hidden[::-1])
+    if backbone == "conv":
+        assert image is not None
+        return ConvHead(image, channels, mirrored)
+    return dense_head(mirrored, n_outputs)

@@ -1,0 +1,218 @@
+"""The N-VAE of Antorán & Miguel (ICMLA 2019, arXiv:1901.09415): encoder, classifier, composed decoder.
+
+The latent is z = [z_c, z_s]: z_c has a private block of K dims for each of C classes, z_s has S shared dims. The decoder
+sees z_s and vec(c_y ⊙ [1, z_c]): the one-hot class and only the block of the sample's class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nvae_bio.config import ModelSettings
+from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, FeatureDistribution, Likelihood
+
+LOG_STD_RANGE = (-8.0, 3.0)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag(exp(log_std)²)), of any shape."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """mean + std · noise."""
+        return self.mean + self.log_std.exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL to N(0, 1) of each dim, in nats: ½(μ² + σ² − 1) − log σ."""
+        return 0.5 * (self.mean**2 + (2 * self.log_std).exp() - 1) - self.log_std
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z | x): `shared` (batch, S) and `private` (batch, C, K)."""
+
+    shared: DiagonalGaussian
+    private: DiagonalGaussian
+
+    def own(self, label: Tensor) -> DiagonalGaussian:
+        """The private block of each sample's class, (batch, K)."""
+        rows = torch.arange(len(label), device=label.device)
+        return DiagonalGaussian(self.private.mean[rows, label], self.private.log_std[rows, label])
+
+
+class Encoder(nn.Module):
+    """q(z_s, z_c | x), not conditioned on the class.
+
+    Args:
+        trunk: network from (batch, features) to (batch, width).
+        width: its outputs.
+        n_shared: S.
+        n_classes: C, blocks of z_c.
+        n_private: K, dims of a block.
+    """
+
+    def __init__(self, trunk: nn.Module, width: int, n_shared: int, n_classes: int, n_private: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.n_shared, self.n_classes, self.n_private = n_shared, n_classes, n_private
+        self.moments = nn.Linear(width, 2 * (n_shared + n_classes * n_private))
+
+    def forward(self, x: Tensor) -> Posterior:
+        """The posterior of each sample of x, (batch, features)."""
+        mean, log_std = self.moments(self.trunk(x)).chunk(2, dim=-1)
+        log_std = log_std.clamp(*LOG_STD_RANGE)
+        blocks = (self.n_classes, self.n_private)
+        return Posterior(
+            DiagonalGaussian(mean[:, : self.n_shared], log_std[:, : self.n_shared]),
+            DiagonalGaussian(
+                mean[:, self.n_shared :].unflatten(1, blocks), log_std[:, self.n_shared :].unflatten(1, blocks)
+            ),
+        )
+
+
+class Classifier(nn.Module):
+    """log q(y | x), on a trunk of its own."""
+
+    def __init__(self, trunk: nn.Module, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.logits = nn.Linear(width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities, (batch, C)."""
+        return F.log_softmax(self.logits(self.trunk(x)), dim=-1)
+
+
+class Composition(nn.Module):
+    """The first decoder layer on [z_cy, z_s], as a gather of the class's own parameters: cost does not grow with C.
+
+    Equal to a dense layer on vec(c_y ⊙ [1, z_c]) and z_s. Without classes (`vae`) C is 1.
+    """
+
+    def __init__(self, n_shared: int, n_classes: int, n_private: int, width: int) -> None:
+        super().__init__()
+        bound = max(n_shared + n_private, 1) ** -0.5
+        self.shared_weight = nn.Parameter(torch.empty(n_shared, width).uniform_(-bound, bound))
+        self.class_weight = nn.Parameter(torch.empty(n_classes, n_private, width).uniform_(-bound, bound))
+        self.class_bias = nn.Parameter(torch.empty(n_classes, width).uniform_(-bound, bound))
+
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
+        """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,)."""
+        private = torch.einsum("bk,bkw->bw", own, self.class_weight[label])
+        return self.class_bias[label] + private + shared @ self.shared_weight
+
+
+class Decoder(nn.Module):
+    """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk."""
+
+    def __init__(self, composition: Composition, width: int, head: nn.Module, n_outputs: int) -> None:
+        super().__init__()
+        self.composition = composition
+        self.hidden = nn.Sequential(nn.LayerNorm(width), nn.ReLU())
+        self.head = head
+        self.output_bias = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
+        """Outputs, (batch, n_outputs)."""
+        return self.head(self.hidden(self.composition(shared, own, label))) + self.output_bias
+
+
+class NVAE(nn.Module):
+    """All parts together; the bound on them is in `nvae_bio.model.objective`.
+
+    Args:
+        encoder: q(z_s, z_c | x).
+        classifier: log q(y | x).
+        decoder: outputs for the likelihood.
+        likelihood: p(x | outputs).
+        uses_label: False for `vae`, whose decoder sees one class for all.
+    """
+
+    def __init__(
+        self, encoder: Encoder, classifier: Classifier, decoder: Decoder, likelihood: Likelihood, uses_label: bool
+    ) -> None:
+        super().__init__()
+        self.encoder, self.classifier, self.decoder, self.likelihood = encoder, classifier, decoder, likelihood
+        self.uses_label = uses_label
+
+    @property
+    def n_shared(self) -> int:
+        """S."""
+        return self.encoder.n_shared
+
+    @property
+    def n_private(self) -> int:
+        """K."""
+        return self.encoder.n_private
+
+    @property
+    def n_blocks(self) -> int:
+        """C, or 1 where the decoder sees no label."""
+        return self.encoder.n_classes
+
+    def block(self, label: Tensor) -> Tensor:
+        """Index of each sample's private block, (batch,)."""
+        return label if self.uses_label else torch.zeros_like(label)
+
+    def posterior(self, x: Tensor, library: Tensor | None) -> Posterior:
+        """q(z | x)."""
+        return self.encoder(self.likelihood.encoder_input(x, library))  # type: ignore[no-any-return]
+
+    def class_log_prob(self, x: Tensor, library: Tensor | None) -> Tensor:
+        """log q(y | x), (batch, C)."""
+        return self.classifier(self.likelihood.encoder_input(x, library))  # type: ignore[no-any-return]
+
+    def decode(self, shared: Tensor, own: Tensor, label: Tensor, library: Tensor | None) -> FeatureDistribution:
+        """p(x | y, z) for z_s (batch, S) and the own block (batch, K) of class `label` (batch,)."""
+        return self.likelihood(self.decoder(shared, own, self.block(label)), library)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def fit_output_bias(self, x: Tensor, library: Tensor | None) -> None:
+        """Start the decoder at the mean of the training samples."""
+        self.decoder.output_bias.copy_(self.likelihood.initial_outputs(x, library))
+
+
+def build_nvae(
+    settings: ModelSettings, likelihood: str, n_features: int, n_classes: int, image: Sequence[int] | None = None
+) -> NVAE:
+    """An untrained model, its weights drawn from torch's global random state.
+
+    Args:
+        settings: variant, dims and networks.
+        likelihood: a key of `LIKELIHOOD_CLASSES`.
+        n_features: features of a sample.
+        n_classes: classes, C.
+        image: (channels, height, width) in pixels, for the `conv` backbone.
+    """
+    shape: ImageShape | None = None if image is None else (image[0], image[1], image[2])
+    backbone, hidden, channels = settings.backbone, settings.hidden, settings.channels
+    uses_label = settings.variant != "vae"
+    n_blocks = n_classes if uses_label else 1
+    likelihood_part = LIKELIHOOD_CLASSES[likelihood](n_features)
+    return NVAE(
+        Encoder(
+            make_trunk(backbone, n_features, shape, hidden, channels),
+            hidden[-1],
+            settings.n_shared,
+            n_blocks,
+            settings.n_private,
+        ),
+        Classifier(make_trunk(backbone, n_features, shape, hidden, channels), hidden[-1], n_classes),
+        Decoder(
+            Composition(settings.n_shared, n_blocks, settings.n_private, hidden[-1]),
+            hidden[-1],
+            make_head(backbone, likelihood_part.n_outputs, shape, hidden, channels),
+            likelihood_part.n_outputs,
+        ),
+        likelihood_part,
+        uses_label,
+    )
