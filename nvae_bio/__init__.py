@@ -1,1 +1,55 @@
-"""nvae-bio."""
+"""nvae-bio: shared and class-specific factors of biological data with the N-VAE.
+
+The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
+
+    prepared = nvae_bio.prepare_data(settings, adata)
+    trained = nvae_bio.train_model(prepared)
+    embedded = nvae_bio.embed_data(prepared, trained)
+    factors = nvae_bio.report_factors([embedded])
+    samples = nvae_bio.generate_samples(trained, prepared)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nvae_bio.embed import embed_data
+    from nvae_bio.factors import report_factors
+    from nvae_bio.generate import generate_samples, traverse_factors
+    from nvae_bio.prepare import prepare_data
+    from nvae_bio.train import train_model
+    from nvae_bio.trained import TrainedModel, load_model, save_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "prepare_data": "prepare",
+    "train_model": "train",
+    "TrainedModel": "trained",
+    "load_model": "trained",
+    "save_model": "trained",
+    "embed_data": "embed",
+    "report_factors": "factors",
+    "generate_samples": "generate",
+    "traverse_factors": "generate",
+}
+
+__all__ = [
+    "TrainedModel",
+    "embed_data",
+    "generate_samples",
+    "load_model",
+    "prepare_data",
+    "report_factors",
+    "save_model",
+    "train_model",
+    "traverse_factors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nvae_bio' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nvae_bio.{_HOMES[name]}"), name)

@@ -7,7 +7,8 @@ that Snakemake can validate a config before any job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,12 +19,13 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    RootModel,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from nvae_bio.errors import UserError, one_line
+from nvae_bio.errors import UserError, models_in, nearest, one_line
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -55,8 +57,8 @@ class SplitSettings(Settings):
     )
     key: str | None = Field(
         None,
-        description="obs column that holds the source's own split (train, validation or val, test); `source_split` for the "
-        "files of MNIST and MedMNIST; a validation part that is missing is taken from train",
+        description="obs column that holds the source's own split (train, validation or val, test); `source_split` for "
+        "the files of MNIST and MedMNIST; a part that is missing is taken from train",
     )
     validation: Share = Field(0.1, description="share of samples for validation, 0 to below 1")
     test: Share = Field(0.2, description="share of samples for test, 0 to below 1")
@@ -80,6 +82,8 @@ class SplitSettings(Settings):
             )
         if self.test_fold >= self.n_folds:
             raise ValueError(f"test_fold {self.test_fold} must be below n_folds {self.n_folds}")
+        if self.key is not None and self.by == "donor":
+            raise ValueError("give either `key` (the source's own split) or `by: donor`, and not both")
         return self
 
 
@@ -87,12 +91,15 @@ class QcSettings(Settings):
     """Which cells and genes are dropped before anything else; each limit's victims are counted in the prepared file."""
 
     min_genes: NonNegativeInt = Field(0, description="cells with fewer detected genes are dropped (genes)")
-    min_counts: NonNegativeInt = Field(1, description="cells with fewer counts are dropped (counts)")
+    min_counts: PositiveInt = Field(
+        1,
+        description="cells with fewer counts in the file are dropped (counts); at least 1, an empty cell tells nothing",
+    )
     max_mito_share: float = Field(
         1.0, gt=0, le=1, description="cells with a larger mitochondrial share of counts are dropped (0 to 1)"
     )
     mito_prefix: str = Field("MT-", description="prefix of mitochondrial gene names, upper or lower case")
-    min_cells: NonNegativeInt = Field(3, description="genes seen in fewer cells are dropped (cells)")
+    min_cells: NonNegativeInt = Field(3, description="genes seen in fewer training cells are dropped (cells)")
 
 
 class DatasetSettings(Settings):
@@ -103,10 +110,13 @@ class DatasetSettings(Settings):
     )
     paths: list[str] | dict[str, str] = Field(
         [],
-        description="file(s) or folder(s), from the working folder; a mapping `name: path` names the batches of joined files",
+        description="file(s) or folder(s), from the working folder; a mapping `name: path` names the batches of joined "
+        "files",
     )
     label_key: str = Field(
-        description="obs column (or array of an .npz, or column of a table) with the class of each sample"
+        "label",
+        description="obs column (or array of an .npz, or column of a table) with the class of each sample; IDX files, "
+        "image folders and MedMNIST's .npz have it as `label`",
     )
     label_table: str | None = Field(
         None, description="csv, tsv or parquet table joined to obs by barcode; may hold label, batch, donor"
@@ -140,7 +150,7 @@ class DatasetSettings(Settings):
 
     @model_validator(mode="after")
     def _check_source(self) -> DatasetSettings:
-        if (self.builtin is None) == (not self.paths):
+        if self.builtin is not None and self.paths:
             raise ValueError("give either `builtin` or `paths`, and not both")
         kind = getattr(self, "kind", None)
         if self.builtin is not None and BUILTINS[self.builtin] != kind:
@@ -154,10 +164,24 @@ class DatasetSettings(Settings):
         return self
 
     @property
+    def has_source(self) -> bool:
+        """Whether a data set is named; only AnnData in memory, from Python, can do without."""
+        return self.builtin is not None or bool(self.paths)
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether the reader writes obs["batch"], one batch a file."""
+        return isinstance(self.paths, dict) or len(self.paths) > 1
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The paths that hold samples, in order."""
+        return list(self.paths.values()) if isinstance(self.paths, dict) else list(self.paths)
+
+    @property
     def path_list(self) -> list[str]:
         """All paths that this data set reads, label table included."""
-        paths = list(self.paths.values()) if isinstance(self.paths, dict) else list(self.paths)
-        return paths + ([self.label_table] if self.label_table is not None else [])
+        return self.data_paths + ([self.label_table] if self.label_table is not None else [])
 
 
 class CountsSettings(DatasetSettings):
@@ -195,6 +219,11 @@ class ImagesSettings(DatasetSettings):
         None, description="height and width of a central crop before resizing (pixels)"
     )
     grey: bool = Field(False, description="turn colour into grey")
+
+    @property
+    def makes_batches(self) -> bool:
+        """Only where files are named: those of MNIST are parts of one data set, no batches."""
+        return isinstance(self.paths, dict)
 
     @property
     def path_list(self) -> list[str]:
@@ -320,6 +349,11 @@ class ReportSettings(Settings):
         lt=1,
         description="quantile of the KL of structurally empty dims that a factor must pass, 0.5 to 1",
     )
+    min_kl: float = Field(
+        0.01,
+        ge=0,
+        description="a factor with less is never called active (nats); 0.01 is 2 % of a dim's variance in the posterior mean",
+    )
     n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
 
 
@@ -375,6 +409,9 @@ class WorkflowSettings(Settings):
 
     @model_validator(mode="after")
     def _check_runs(self) -> WorkflowSettings:
+        for name, dataset in self.datasets.items():
+            if not dataset.has_source:
+                raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
         for name, run in self.runs.items():
             if run.dataset not in self.datasets:
                 raise ValueError(
@@ -410,11 +447,21 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice in one mapping is an error, not a silent overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} stands twice", node.start_mark)
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what `<<` brings gives way
+        for key in _twice(self.construct_object(key, deep=True) for key in own):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key in _twice(key for key, _ in pairs):
+        raise ValueError(f"key {key!r} stands twice")
+    return dict(pairs)
+
+
+def _twice(keys: Iterable[Any]) -> list[Any]:
+    found = list(keys)
+    return [key for key in found if found.count(key) > 1]
 
 
 def parse_settings(values: Any, model: type[SettingsType], source: str) -> SettingsType:
@@ -429,25 +476,71 @@ def parse_settings(values: Any, model: type[SettingsType], source: str) -> Setti
         raise UserError(one_line(error, model, source)) from None
 
 
-def load_settings(text_or_path: str, model: type[SettingsType]) -> SettingsType:
-    """Settings from JSON text or from a YAML file.
+def load_settings(source: str, model: type[SettingsType]) -> SettingsType:
+    """Settings from JSON text, from a YAML file, or from one entry of a config file.
+
+    Args:
+        source: text that starts with `{`; the path of a file; or `PATH:datasets.NAME`, `PATH:runs.NAME`. Of a run, a
+            model takes the keys that it has, or is one of its parts: one entry serves every step.
+        model: a settings class.
 
     Raises:
-        UserError: no such file, not YAML, or settings that are not allowed.
+        UserError: no such file or entry, not YAML, or settings that are not allowed.
 
     >>> load_settings('{"max_epochs": 3}', TrainingSettings).max_epochs
     3
     """
-    is_text = text_or_path.lstrip().startswith("{")
-    source = "--settings" if is_text else text_or_path
+    path, colon, entry = source.rpartition(":")
+    if source.lstrip().startswith("{"):
+        return parse_settings(_read_values(source, "--settings", _parse_json), model, "--settings")
+    if colon and "/" not in entry and not Path(source).exists():
+        return _take_entry(load_config(path), entry, model, path)
+    return parse_settings(_read_values(source, source, _parse_yaml_file), model, source)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_json_object)
+
+
+def _parse_yaml_file(path: str) -> Any:
+    values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+    return {} if values is None else values
+
+
+def _read_values(text: str, source: str, parse: Callable[[str], Any]) -> Any:
     try:
-        text = text_or_path if is_text else Path(text_or_path).read_text()
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        return parse(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_settings({} if values is None else values, model, source)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        form = "JSON" if parse is _parse_json else "YAML"
+        raise UserError(f"{source}: not valid {form}: {' '.join(str(error).split())}") from None
+
+
+def _take_entry(config: WorkflowSettings, key: str, model: type[SettingsType], path: str) -> SettingsType:
+    """One data set or run of a config, or the part of it that is of type `model`."""
+    entries: dict[str, BaseModel] = {f"datasets.{name}": dataset for name, dataset in config.datasets.items()}
+    entries |= {f"runs.{name}": run for name, run in config.runs.items()}
+    if key not in entries:
+        raise UserError(f"{path}: no entry {key!r}; {nearest(key, entries)}there are: {', '.join(entries)}")
+    entry = entries[key]
+    for wanted in models_in(model):
+        if isinstance(entry, wanted):
+            return parse_settings({name: getattr(entry, name) for name in wanted.model_fields}, model, path)
+        for _, part in entry:
+            if isinstance(part, wanted):
+                return parse_settings(part, model, path)
+    section = "datasets" if key.startswith("runs.") else "runs"
+    raise UserError(f"{path}:{key}: an entry of `{section}` is needed here")
+
+
+def load_dataset(source: str) -> Dataset:
+    """Settings of a data set of any kind, from what `load_settings` takes."""
+    return load_settings(source, _AnyDataset).root
+
+
+class _AnyDataset(RootModel[Dataset]):
+    pass
 
 
 def load_config(path: str | Path) -> WorkflowSettings:

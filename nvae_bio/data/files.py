@@ -84,6 +84,32 @@ def read_embedded(path: Path) -> AnnData:
     return _read_with(path, schema.MODEL, "nvae-bio embed")
 
 
+def read_report(path: Path) -> AnnData:
+    """Read a factor report.
+
+    Raises:
+        UserError: unreadable, or not written by `nvae-bio factors`.
+    """
+    report = _read_with(path, schema.MODEL, "nvae-bio factors")
+    if schema.KL_BY_CLASS not in report.obsm:
+        raise UserError(f"{path}: no obsm[{schema.KL_BY_CLASS!r}]; was it written by `nvae-bio factors`?")
+    return report
+
+
+def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
+    """Read samples or traversals.
+
+    Raises:
+        UserError: unreadable, not written by `nvae-bio generate`, or not of images where these are asked for.
+    """
+    generated = _read_with(path, schema.MODEL, "nvae-bio generate")
+    if "z" not in generated.obsm:
+        raise UserError(f"{path}: no obsm['z']; was it written by `nvae-bio generate`?")
+    if images_only and "image_shape" not in generated.uns[schema.MODEL]:
+        raise UserError(f"{path}: of kind {generated.uns[schema.MODEL]['kind']!r}; pictures need kind 'images'")
+    return generated
+
+
 def _read_with(path: Path, key: str, writer: str) -> AnnData:
     adata = read_file(path, anndata.read_h5ad, "an .h5ad file")
     if key not in adata.uns:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nvae_bio.errors import UserError
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 
@@ -14,7 +17,7 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 def dense_layers(widths: Sequence[int]) -> nn.Sequential:
     """Linear, layer norm and ReLU between each pair of `widths`; maps (batch, widths[0]) to (batch, widths[-1])."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
+    for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -22,12 +25,20 @@ def dense_layers(widths: Sequence[int]) -> nn.Sequential:
 def halved_sizes(image: ImageShape, n_stages: int) -> list[tuple[int, int]]:
     """Height and width before the first stage and after each; a stage halves, rounding up.
 
+    Raises:
+        UserError: a side would be 1 before the last stage, which could then halve nothing.
+
     >>> halved_sizes((1, 28, 28), 2)
     [(28, 28), (14, 14), (7, 7)]
     """
     sizes = [image[1:]]
-    for _ in range(n_stages):
+    for stage in range(n_stages):
         height, width = sizes[-1]
+        if min(height, width) < 2:
+            raise UserError(
+                f"model.channels: {n_stages} stages are too many for images of {image[1]}×{image[2]} pixels, "
+                f"each halves them; at most {stage}"
+            )
         sizes.append(((height + 1) // 2, (width + 1) // 2))
     return sizes
 
@@ -41,14 +52,15 @@ class ConvTrunk(nn.Module):
         widths = [image[0], *channels]
         stages = [
             nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.GroupNorm(1, n_out), nn.ReLU())
-            for n_in, n_out in zip(widths, channels, strict=False)
+            for n_in, n_out in pairwise(widths)
         ]
         self.stages = nn.Sequential(*stages, nn.Flatten())
         self.dense = dense_layers([channels[-1] * math.prod(halved_sizes(image, len(channels))[-1]), *hidden])
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of the images, (batch, hidden[-1])."""
-        return self.dense(self.stages(x.unflatten(1, self.image)))  # type: ignore[no-any-return]
+        features: Tensor = self.dense(self.stages(x.reshape(-1, *self.image)))
+        return features
 
 
 class ConvHead(nn.Module):
@@ -62,12 +74,12 @@ class ConvHead(nn.Module):
         widths = [*channels[::-1], image[0]]
         self.stages = nn.ModuleList(
             nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, bias=index < len(channels) - 1)
-            for index, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False))
+            for index, (n_in, n_out) in enumerate(pairwise(widths))
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
         """One output a pixel and channel, flattened channel by channel, row by row."""
-        x: Tensor = self.dense(hidden).unflatten(1, self.start)
+        x: Tensor = self.dense(hidden).reshape(-1, *self.start)
         for index, stage in enumerate(self.stages):
             height, width = self.sizes[index + 1]
             x = stage(x if index == 0 else F.relu(x))[:, :, :height, :width]

@@ -1,7 +1,7 @@
 """The N-VAE of Antorán & Miguel (ICMLA 2019, arXiv:1901.09415): encoder, classifier, composed decoder.
 
-The latent is z = [z_c, z_s]: z_c has a private block of K dims for each of C classes, z_s has S shared dims. The decoder
-sees z_s and vec(c_y ⊙ [1, z_c]): the one-hot class and only the block of the sample's class.
+The latent is z = [z_c, z_s]: z_c has a private block of K dims for each of C classes, z_s has S shared dims. The
+decoder sees z_s and vec(c_y ⊙ [1, z_c]): the one-hot class and only the block of the sample's class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DiagonalGaussian:
 
     def kl(self) -> Tensor:
         """KL to N(0, 1) of each dim, in nats: ½(μ² + σ² − 1) − log σ."""
-        return 0.5 * (self.mean**2 + (2 * self.log_std).exp() - 1) - self.log_std
+        return 0.5 * (self.mean**2 + torch.expm1(2 * self.log_std)) - self.log_std
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Posterior:
     shared: DiagonalGaussian
     private: DiagonalGaussian
 
-    def own(self, label: Tensor) -> DiagonalGaussian:
-        """The private block of each sample's class, (batch, K)."""
-        rows = torch.arange(len(label), device=label.device)
-        return DiagonalGaussian(self.private.mean[rows, label], self.private.log_std[rows, label])
+    def own(self, block: Tensor) -> DiagonalGaussian:
+        """One private block of each sample, (batch, K), by its index (batch,): `NVAE.block` of the label."""
+        index = block[:, None, None]  # a negative one is an error here, where plain indexing would take the last block
+        mean, log_std = (part.take_along_dim(index, 1).squeeze(1) for part in (self.private.mean, self.private.log_std))
+        return DiagonalGaussian(mean, log_std)
 
 
 class Encoder(nn.Module):
@@ -69,13 +70,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Posterior:
         """The posterior of each sample of x, (batch, features)."""
         mean, log_std = self.moments(self.trunk(x)).chunk(2, dim=-1)
-        log_std = log_std.clamp(*LOG_STD_RANGE)
-        blocks = (self.n_classes, self.n_private)
+        flat = DiagonalGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
+        n, blocks = self.n_shared, (len(x), self.n_classes, self.n_private)
         return Posterior(
-            DiagonalGaussian(mean[:, : self.n_shared], log_std[:, : self.n_shared]),
-            DiagonalGaussian(
-                mean[:, self.n_shared :].unflatten(1, blocks), log_std[:, self.n_shared :].unflatten(1, blocks)
-            ),
+            DiagonalGaussian(flat.mean[:, :n], flat.log_std[:, :n]),
+            DiagonalGaussian(flat.mean[:, n:].reshape(blocks), flat.log_std[:, n:].reshape(blocks)),
         )
 
 
@@ -96,6 +95,12 @@ class Composition(nn.Module):
     """The first decoder layer on [z_cy, z_s], as a gather of the class's own parameters: cost does not grow with C.
 
     Equal to a dense layer on vec(c_y ⊙ [1, z_c]) and z_s. Without classes (`vae`) C is 1.
+
+    Args:
+        n_shared: S.
+        n_classes: C.
+        n_private: K.
+        width: hidden units.
     """
 
     def __init__(self, n_shared: int, n_classes: int, n_private: int, width: int) -> None:
@@ -107,12 +112,19 @@ class Composition(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
         """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,)."""
-        private = torch.einsum("bk,bkw->bw", own, self.class_weight[label])
-        return self.class_bias[label] + private + shared @ self.shared_weight
+        private = torch.einsum("bk,bkw->bw", own, self.class_weight.index_select(0, label))
+        return self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
 
 
 class Decoder(nn.Module):
-    """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk."""
+    """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk.
+
+    Args:
+        composition: first layer, to (batch, width).
+        width: its outputs.
+        head: network from (batch, width) to (batch, n_outputs), without a bias on its outputs.
+        n_outputs: outputs for the likelihood.
+    """
 
     def __init__(self, composition: Composition, width: int, head: nn.Module, n_outputs: int) -> None:
         super().__init__()
@@ -123,7 +135,8 @@ class Decoder(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
         """Outputs, (batch, n_outputs)."""
-        return self.head(self.hidden(self.composition(shared, own, label))) + self.output_bias
+        outputs: Tensor = self.head(self.hidden(self.composition(shared, own, label)))
+        return outputs + self.output_bias
 
 
 class NVAE(nn.Module):
@@ -177,7 +190,8 @@ class NVAE(nn.Module):
 
     @torch.no_grad()
     def fit_output_bias(self, x: Tensor, library: Tensor | None) -> None:
-        """Start the decoder at the mean of the training samples."""
+        """Start the decoder at the mean of the training samples, and the likelihood at their scale."""
+        self.likelihood.fit_scales(x, library)
         self.decoder.output_bias.copy_(self.likelihood.initial_outputs(x, library))
 
 
@@ -192,27 +206,23 @@ def build_nvae(
         n_features: features of a sample.
         n_classes: classes, C.
         image: (channels, height, width) in pixels, for the `conv` backbone.
+
+    Raises:
+        UserError: the images are too small for so many conv stages.
     """
     shape: ImageShape | None = None if image is None else (image[0], image[1], image[2])
-    backbone, hidden, channels = settings.backbone, settings.hidden, settings.channels
+    backbone, hidden, channels, width = settings.backbone, settings.hidden, settings.channels, settings.hidden[-1]
+    n_shared, n_private = settings.n_shared, settings.n_private
     uses_label = settings.variant != "vae"
     n_blocks = n_classes if uses_label else 1
     likelihood_part = LIKELIHOOD_CLASSES[likelihood](n_features)
+    n_outputs = likelihood_part.n_outputs
+    trunks = [make_trunk(backbone, n_features, shape, hidden, channels) for _ in range(2)]
+    head = make_head(backbone, n_outputs, shape, hidden, channels)
     return NVAE(
-        Encoder(
-            make_trunk(backbone, n_features, shape, hidden, channels),
-            hidden[-1],
-            settings.n_shared,
-            n_blocks,
-            settings.n_private,
-        ),
-        Classifier(make_trunk(backbone, n_features, shape, hidden, channels), hidden[-1], n_classes),
-        Decoder(
-            Composition(settings.n_shared, n_blocks, settings.n_private, hidden[-1]),
-            hidden[-1],
-            make_head(backbone, likelihood_part.n_outputs, shape, hidden, channels),
-            likelihood_part.n_outputs,
-        ),
+        Encoder(trunks[0], width, n_shared, n_blocks, n_private),
+        Classifier(trunks[1], width, n_classes),
+        Decoder(Composition(n_shared, n_blocks, n_private, width), width, head, n_outputs),
         likelihood_part,
         uses_label,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +52,9 @@ class ElboTerms:
         """The bound on log p(x|y), (batch,): blocks that the decoder does not see cost nothing."""
         return self.log_likelihood - self.kl_shared.sum(-1) - self.kl_own.sum(-1)
 
-    def objective(self, weight: float, beta_private: float, private_kl: str, classifier_weight: float) -> Tensor:
+    def objective(
+        self, weight: float, beta_private: float, private_kl: Literal["all", "own"], classifier_weight: float
+    ) -> Tensor:
         """What training maximises, (batch,): eq. 7 of the paper; eq. 6 where beta_private and both weights are 1.
 
         Args:

@@ -69,7 +69,10 @@ def copy_pip(tree: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tree / "site-packages")
     commands = ["pip = pip._internal.cli.main:main", "pip3 = pip._internal.cli.main:main"]
-    write_json(tree / "info" / "link.json", {"noarch": {"type": "python", "entry_points": commands}, "package_metadata_version": 1})
+    write_json(
+        tree / "info" / "link.json",
+        {"noarch": {"type": "python", "entry_points": commands}, "package_metadata_version": 1},
+    )
     return wheel.name.split("-")[1]
 
 

@@ -1,0 +1,73 @@
+# The same commands on a laptop and in CI. Each one sets up .venv by itself, with the versions of constraints.txt.
+#
+#   make run     the workflow on config/config.yaml (or CONFIG=FILE), without conda, and report.html
+#   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
+#   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.PHONY: run test lint lock clean
+
+CORES ?= all
+CONFIG ?= config/config.yaml
+WORKERS ?= 2
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+    "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+
+# jobs of the workflow call `python`; a relative path would be lost where a tool changes the folder
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONNOUSERSITE := 1
+PY := .venv/bin/python
+
+run: .venv/.workflow
+	$(PY) -m snakemake --cores $(CORES) --configfile "$(CONFIG)"
+	$(PY) -m snakemake --report report.html --configfile "$(CONFIG)"
+	$(PY) - "$(CONFIG)" <<'END'
+	import sys
+	from nvae_bio.config import load_config
+	print("\nResults (tables and AnnData; figures/ beside them; report.html has all figures with captions):")
+	for name, run in load_config(sys.argv[1]).runs.items():
+	    print(f"  results/{name}/factors.h5ad  results/{name}/factors.parquet")
+	    print(*(f"  results/{name}/{seed}/embedded.h5ad" for seed in run.seeds), sep="\n")
+	END
+
+# one thread a worker: otherwise each would start as many as there are cores
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
+test: export NUMBA_NUM_THREADS := 1
+test: .venv/.test
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+lint: .venv/.test
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	.venv/bin/snakefmt --check Snakefile workflow
+	$(PY) -m snakemake --lint
+	$(PY) tools/lock.py --check
+	$(PY) tools/config_reference.py --check
+
+lock: .venv/.test
+	$(PY) tools/lock.py
+
+# results, resources and Snakemake's records of them stay
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis nvae_bio.egg-info
+	find nvae_bio tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	if [[ -z "$(PYTHON)" ]]; then
+	    echo "No Python from 3.11 on with venv was found; name one: make PYTHON=/path/to/python3.11" >&2
+	    exit 1
+	fi
+	"$(PYTHON)" -m venv --clear .venv
+
+.venv/.workflow: .venv/bin/python constraints.txt pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workflow]'
+	touch $@
+
+.venv/.test: .venv/bin/python constraints.txt pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,slurm,test]'
+	touch $@ .venv/.workflow

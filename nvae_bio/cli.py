@@ -1,0 +1,189 @@
+"""The command line: one command a step; it parses, calls one function and maps errors to exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import nvae_bio
+from nvae_bio.config import (
+    EmbeddingSettings,
+    FitSettings,
+    GenerationSettings,
+    ReportSettings,
+    load_dataset,
+    load_settings,
+)
+from nvae_bio.errors import UserError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def file_option(name: str, text: str, *, required: bool = True, multiple: bool = False) -> Any:
+    """An option that takes a file."""
+    return click.option(name, type=FILE, required=required, multiple=multiple, help=text)
+
+
+def settings_option(section: str, entry: str, *, required: bool = False) -> Any:
+    """The `--settings` option: JSON text, a YAML file, or one entry of a config file."""
+    text = f"{section}: JSON text, a YAML file, or an entry of a config such as config.yaml:{entry}"
+    return click.option("--settings", required=required, default=None if required else "{}", help=text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(nvae_bio.__version__, prog_name="nvae-bio")
+def cli() -> None:
+    """Shared and class-specific factors of biological data with the N-VAE.
+
+    The steps in order: prepare, train, embed, factors, plot; generate draws samples from a trained model.
+    """
+
+
+@cli.command()
+@settings_option("the data set", "datasets.digits", required=True)
+@file_option("--output", "prepared data set to write (.h5ad)")
+def prepare(settings: str, output: Path) -> None:
+    """Read raw samples, check and filter them, choose features, split.
+
+    \b
+    Examples:
+      nvae-bio prepare --settings '{"kind": "counts", "builtin": "pbmc68k", "label_key": "bulk_labels"}' \\
+          --output pbmc.h5ad
+      nvae-bio prepare --settings config/config.yaml:datasets.digits --output digits.h5ad
+    """
+    from nvae_bio.prepare import prepare as run
+
+    run(load_dataset(settings), output)
+
+
+@cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights to write (.safetensors)")
+@file_option("--card", "settings and provenance of the model to write (.json)")
+@file_option("--history", "training history to write (.parquet)")
+@settings_option("`model` and `training`", "runs.digits")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed")
+def train(data: Path, weights: Path, card: Path, history: Path, settings: str, seed: int) -> None:
+    """Train an N-VAE on a prepared data set.
+
+    \b
+    Example:
+      nvae-bio train --data pbmc.h5ad --weights model.safetensors --card model.json --history history.parquet \\
+          --settings '{"model": {"n_shared": 8}, "training": {"max_epochs": 100}}' --seed 1
+    """
+    from nvae_bio.train import train as run
+
+    run(data, weights, card, history, load_settings(settings, FitSettings), seed)
+
+
+@cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights of the model (.safetensors)")
+@file_option("--card", "card of the model (.json)")
+@file_option("--output", "embedded data set to write (.h5ad)")
+@settings_option("`embedding` of a run", "runs.digits")
+def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:
+    """Embed every sample and decode the effect of every factor.
+
+    \b
+    Example:
+      nvae-bio embed --data pbmc.h5ad --weights model.safetensors --card model.json --output embedded.h5ad
+    """
+    from nvae_bio.embed import embed as run
+
+    run(data, weights, card, output, load_settings(settings, EmbeddingSettings))
+
+
+@cli.command()
+@file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
+@file_option("--report", "factor report to write (.h5ad)")
+@file_option("--table", "the same as a table to write (.parquet)")
+@settings_option("`report` of a run", "runs.digits")
+def factors(embedded: tuple[Path, ...], report: Path, table: Path, settings: str) -> None:
+    """Report which factors are there, in which class, through which features.
+
+    \b
+    Example:
+      nvae-bio factors --embedded 0/embedded.h5ad --embedded 1/embedded.h5ad --report factors.h5ad \\
+          --table factors.parquet
+    """
+    from nvae_bio.factors import factors as run
+
+    run(embedded, report, table, load_settings(settings, ReportSettings))
+
+
+@cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights of the model (.safetensors)")
+@file_option("--card", "card of the model (.json)")
+@file_option("--samples", "ancestral samples to write (.h5ad)")
+@file_option("--traversals", "traversals of all factors to write (.h5ad)")
+@settings_option("`generation` of a run", "runs.digits")
+def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: Path, settings: str) -> None:
+    """Draw samples of each class and traverse each factor.
+
+    \b
+    Example:
+      nvae-bio generate --data digits.h5ad --weights model.safetensors --card model.json --samples samples.h5ad \\
+          --traversals traversals.h5ad --settings '{"sigmas": [1.0, 1.4]}'
+    """
+    from nvae_bio.generate import generate as run
+
+    run(data, weights, card, samples, traversals, load_settings(settings, GenerationSettings))
+
+
+@cli.command()
+@click.option("--output", type=FOLDER, required=True, help="folder of the figures (.png and .svg)")
+@file_option("--data", "prepared data set → data", required=False)
+@file_option("--history", "history of a seed, in a folder of its name; once a seed → training", required=False, multiple=True)
+@file_option("--report", "factor report → kl_private, kl_shared, top_features", required=False)
+@file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
+@file_option("--samples", "samples of an image model → samples", required=False)
+@file_option("--traversals", "traversals of an image model, with --report → traversals_shared, traversals_private", required=False)
+def plot(
+    output: Path,
+    data: Path | None,
+    history: tuple[Path, ...],
+    report: Path | None,
+    embedded: Path | None,
+    samples: Path | None,
+    traversals: Path | None,
+) -> None:
+    """Draw every figure whose input is given.
+
+    \b
+    Examples:
+      nvae-bio plot --report factors.h5ad --history 0/history.parquet --history 1/history.parquet --output figures
+      nvae-bio plot --embedded 0/embedded.h5ad --output 0/figures
+    """
+    from nvae_bio.plot import plot as run
+
+    run(output, data, history, report, embedded, samples, traversals)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 with one line on standard error for bad input."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("nvae_bio").setLevel(logging.INFO)
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="nvae-bio", standalone_mode=False)
+    except UserError as error:
+        print(f"nvae-bio: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        print(f"nvae-bio: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    except click.Abort:
+        return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"nvae-bio: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,149 @@
+"""Samples and traversals drawn from a trained model (the verb `generate`, the rule `generate_samples`)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+import nvae_bio
+from nvae_bio import schema
+from nvae_bio.config import GenerationSettings
+from nvae_bio.data.batches import make_generator
+from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.train import reproducible
+from nvae_bio.trained import TrainedModel, load_model
+
+logger = logging.getLogger(__name__)
+
+MEAN = "mean"  # layer: the decoder's mean
+CPU = torch.device("cpu")
+
+
+def _class_libraries(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray] | None:
+    """Libraries of the training samples of each class, in counts; None unless the data are counts."""
+    if trained.card.kind != "counts":
+        return None
+    train = prepared.obs[prepared.obs[schema.SPLIT] == "train"]
+    return [
+        train.loc[train[schema.LABEL] == name, schema.LIBRARY].to_numpy(np.float32) for name in trained.card.classes
+    ]
+
+
+def _as_anndata(
+    matrix: Tensor, obs: pd.DataFrame, prepared: AnnData, trained: TrainedModel, seed: int, latent: Tensor
+) -> AnnData:
+    obs.index = pd.Index([str(row) for row in range(len(obs))])
+    obs[schema.LABEL] = pd.Categorical(obs[schema.LABEL], categories=trained.card.classes)
+    model = {"version": nvae_bio.__version__, "seed": trained.card.seed, "generation_seed": seed}
+    model |= {"kind": trained.card.kind, "variant": trained.card.settings.model.variant}
+    model["classes"] = np.array(trained.card.classes, dtype=object)
+    if trained.card.image_shape is not None:
+        model["image_shape"] = np.array(trained.card.image_shape)
+    return AnnData(
+        X=matrix.numpy(), obs=obs, var=prepared.var.copy(), uns={schema.MODEL: model}, obsm={"z": latent.numpy()}
+    )
+
+
+@torch.no_grad()
+def generate_samples(
+    trained: TrainedModel, prepared: AnnData, settings: GenerationSettings | None = None, seed: int | None = None
+) -> AnnData:
+    """Ancestral samples of each class: z ~ N(0, σ²), then x ~ p(x|y, z).
+
+    Args:
+        trained: the model.
+        prepared: the data it was trained on: names the features and, for counts, gives each sample a library drawn from
+            the training samples of its class.
+        settings: σ of each set and samples a class; the defaults if None.
+        seed: of the draws; the model's own if None.
+
+    Returns:
+        AnnData (σ × classes × n_per_class, features): X drawn from the likelihood, `layers["mean"]` its mean,
+        `obs` label and sigma (and library, in counts), `obsm["z"]` (n, S + K) the latent.
+
+    Raises:
+        UserError: the data do not fit the model.
+    """
+    settings, seed = settings or GenerationSettings(), trained.card.seed if seed is None else seed
+    trained.check_data(prepared)
+    network, n_classes = trained.network, len(trained.card.classes)
+    generator = make_generator(CPU, seed, 1)
+    grid = pd.MultiIndex.from_product(
+        [settings.sigmas, range(n_classes), range(settings.n_per_class)], names=["sigma", "class", "draw"]
+    ).to_frame(index=False)
+    label = torch.tensor(grid["class"].to_numpy())
+    sigma = torch.tensor(grid["sigma"].to_numpy(), dtype=torch.float32)[:, None]
+    obs = pd.DataFrame({schema.LABEL: np.array(trained.card.classes)[label], "sigma": grid["sigma"]})
+    libraries, library = _class_libraries(prepared, trained), None
+    if libraries is not None:
+        rng = np.random.default_rng((seed, 1))
+        library = torch.tensor([float(rng.choice(libraries[index])) for index in label.tolist()])
+        obs[schema.LIBRARY] = library.numpy()
+    with reproducible(trained.card.settings.training.n_threads):
+        z = sigma * torch.randn(len(obs), network.n_shared + network.n_private, generator=generator)
+        decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library)
+        adata = _as_anndata(decoded.sample(generator), obs, prepared, trained, seed, z)
+        adata.layers[MEAN] = decoded.mean.numpy()
+    return adata
+
+
+@torch.no_grad()
+def traverse_factors(trained: TrainedModel, prepared: AnnData, settings: GenerationSettings | None = None) -> AnnData:
+    """The decoder's mean as one factor moves and all others stay at 0, for each factor and class.
+
+    Args:
+        trained: the model.
+        prepared: the data it was trained on; for counts every class is decoded at its median training library.
+        settings: steps and span; the defaults if None.
+
+    Returns:
+        AnnData ((S + K) × classes × n_steps, features): X is the mean, `obs` kind (shared, private), dim, label, value
+        (of the factor, in prior standard deviations), `obsm["z"]` (n, S + K).
+
+    Raises:
+        UserError: the data do not fit the model.
+    """
+    settings = settings or GenerationSettings()
+    trained.check_data(prepared)
+    network, n_classes = trained.network, len(trained.card.classes)
+    n_latent = network.n_shared + network.n_private
+    values = np.linspace(-settings.span, settings.span, settings.n_steps)
+    grid = pd.MultiIndex.from_product(
+        [range(n_latent), range(n_classes), values], names=["latent", "class", "value"]
+    ).to_frame(index=False)
+    latent = torch.tensor(grid["latent"].to_numpy())
+    label = torch.tensor(grid["class"].to_numpy())
+    z = torch.zeros(len(grid), n_latent)
+    z[torch.arange(len(grid)), latent] = torch.tensor(grid["value"].to_numpy(), dtype=torch.float32)
+    is_shared = grid["latent"] < network.n_shared
+    obs = pd.DataFrame(
+        {
+            "kind": pd.Categorical(np.where(is_shared, "shared", "private"), categories=["shared", "private"]),
+            "dim": grid["latent"].where(is_shared, grid["latent"] - network.n_shared),
+            schema.LABEL: np.array(trained.card.classes)[label],
+            "value": grid["value"],
+        }
+    )
+    libraries, library = _class_libraries(prepared, trained), None
+    if libraries is not None:
+        library = torch.tensor([float(np.median(part)) for part in libraries])[label]
+    with reproducible(trained.card.settings.training.n_threads):
+        mean = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library).mean
+    return _as_anndata(mean, obs, prepared, trained, trained.card.seed, z)
+
+
+def generate(
+    data: Path, weights: Path, card: Path, samples: Path, traversals: Path, settings: GenerationSettings
+) -> None:
+    """Read a prepared file and its model; write ancestral samples and traversals as .h5ad."""
+    prepared, trained = read_prepared(data), load_model(weights, card)
+    drawn, moved = generate_samples(trained, prepared, settings), traverse_factors(trained, prepared, settings)
+    write_anndata(drawn, samples)
+    write_anndata(moved, traversals)
+    logger.info("%d samples and %d traversal steps", drawn.n_obs, moved.n_obs)

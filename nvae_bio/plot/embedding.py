@@ -1,0 +1,68 @@
+"""Both embeddings in two dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nvae_bio import schema
+from nvae_bio.plot.style import OKABE_ITO, make_panels, say, scatter
+
+MAX_CLASSES = 16
+SPAN = 3.3  # of the axes of a private dim, in standard deviations of the prior
+
+
+def plot_shared_embedding(embedded: AnnData) -> Figure:
+    """UMAP of the shared embedding, coloured by class and, where the data have them, batch, donor and condition."""
+    if schema.UMAP not in embedded.obsm:
+        return say("No UMAP of the shared embedding: no shared latent, embedding.umap is false, or too few samples.")
+    columns = [schema.LABEL, *(key for key in (schema.BATCH, schema.DONOR, schema.CONDITION) if key in embedded.obs)]
+    figure, axes = make_panels(len(columns), 5.2, 3.8, 2)
+    for ax, column in zip(axes, columns, strict=True):
+        scatter(ax, embedded.obsm[schema.UMAP], embedded.obs[column])
+        ax.set(title=f"shared embedding by {column}", xlabel="UMAP 1", ylabel="UMAP 2")
+    return figure
+
+
+def plot_specific_embedding(embedded: AnnData) -> Figure:
+    """The specific embedding, one panel a class, coloured by condition where there is one.
+
+    Axes of different classes are unrelated. With one private dim a class: its histogram; with two: the dims
+    themselves; with more: a UMAP of the class's own.
+    """
+    if schema.SPECIFIC not in embedded.obsm:
+        return say(f"This run has no private factors (variant {embedded.uns[schema.MODEL]['variant']}).")
+    specific = embedded.obsm[schema.SPECIFIC]
+    n_private = specific.shape[1]
+    if n_private > 2 and schema.SPECIFIC_UMAP not in embedded.obsm:
+        return say("No UMAP of the specific embedding: embedding.umap is false.")
+    points = embedded.obsm[schema.SPECIFIC_UMAP] if n_private > 2 else specific
+    classes = [str(name) for name in embedded.uns[schema.MODEL]["classes"]]
+    figure, axes = make_panels(min(len(classes), MAX_CLASSES), 3.2, 2.8, 4)
+    for index, (ax, name) in enumerate(zip(axes, classes, strict=False)):
+        rows = (embedded.obs[schema.LABEL] == name).to_numpy()
+        kl = embedded.obsm[schema.KL_PRIVATE][rows][:, index * n_private : (index + 1) * n_private].mean(0)
+        _plot_class(ax, embedded[rows], points[rows], last=index == len(axes) - 1)
+        ax.set_title(f"{name}\nown KL {kl.sum():.2f} nats, n = {rows.sum()}", fontsize=8)
+    more = f", the first {MAX_CLASSES} of {len(classes)} classes" if len(classes) > MAX_CLASSES else ""
+    axes_text = "UMAP of each class's own block" if n_private > 2 else "posterior mean of each class's own block"
+    figure.suptitle(f"{axes_text}{more}; axes of different classes are unrelated", fontsize=8)
+    return figure
+
+
+def _plot_class(ax: Axes, samples: AnnData, points: np.ndarray, last: bool) -> None:
+    if points.shape[1] == 1:
+        ax.hist(points[:, 0], bins=np.linspace(-SPAN, SPAN, 41), color=OKABE_ITO[0])
+        ax.set(xlabel="dim 0 (prior SD)", ylabel="samples")
+        return
+    key = schema.CONDITION if schema.CONDITION in samples.obs else schema.LABEL
+    seen = ~np.isnan(points).any(1)
+    scatter(ax, points[seen], samples.obs[key][seen], legend=last and key == schema.CONDITION)
+    if schema.SPECIFIC_UMAP in samples.obsm:
+        ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
+    else:  # on the scale of the prior, so that an unused block looks like the point that it is
+        ticks = [-2, 0, 2]
+        ax.set(xlabel="dim 0 (prior SD)", ylabel="dim 1 (prior SD)", xlim=(-SPAN, SPAN), ylim=(-SPAN, SPAN))
+        ax.set(xticks=ticks, yticks=ticks)

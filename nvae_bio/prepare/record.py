@@ -1,0 +1,89 @@
+"""The prepared file: columns that can be written, and a fingerprint of what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from pandas.api import types
+from scipy import sparse
+
+from nvae_bio import schema
+from nvae_bio.data.join import free_name
+from nvae_bio.prepare.classes import as_text
+
+CATEGORICAL = (schema.LABEL, schema.BATCH, schema.DONOR, schema.CONDITION)
+
+
+def writable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy that anndata can write: text names without slashes, and no columns of mixed objects.
+
+    >>> writable(pd.DataFrame({"a/b": [1, "x"]})).columns.tolist()
+    ['a_b']
+    """
+    columns: dict[str, pd.Series] = {}
+    for position in range(frame.shape[1]):
+        name = str(frame.columns[position]).replace("/", "_")
+        while name in columns or name == "_index":
+            name = free_name(name, list(columns))
+        columns[name] = _writable_column(frame.iloc[:, position])
+    return pd.DataFrame(columns, index=pd.Index(frame.index.astype(str), dtype=object))
+
+
+def _writable_column(column: pd.Series) -> pd.Series:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        if types.is_numeric_dtype(column.cat.categories.dtype) or types.infer_dtype(column.cat.categories) == "string":
+            return column
+    elif types.is_bool_dtype(column.dtype) or (
+        types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column)
+    ):
+        return column
+    text = as_text(column)
+    return text.astype("category") if text.isna().any() else text
+
+
+def make_obs(known: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
+    """obs of the prepared file: our columns, then the source's.
+
+    Args:
+        known: columns that mean something to nvae-bio, under their names of `schema`.
+        source: the source's own columns; where one has a reserved name and other values, it becomes `source_<name>`.
+
+    Returns:
+        (n, columns), every column writable.
+    """
+    obs = known.copy()
+    for name in CATEGORICAL:
+        if name in obs:
+            obs[name] = pd.Categorical(obs[name], categories=sorted(obs[name].dropna().unique()))
+    obs[schema.SPLIT] = pd.Categorical(obs[schema.SPLIT], categories=list(schema.SPLITS))
+    others = writable(source)
+    taken = {*obs.columns, *schema.RESERVED_OBS}
+    for name in map(str, others.columns):
+        if name in obs and _same(obs[name], others[name]):
+            continue
+        new_name = free_name(name, [*taken, *others.columns, *obs.columns]) if name in taken else name
+        obs[new_name] = others[name]
+    obs.index.name = None
+    return obs
+
+
+def _same(ours: pd.Series, theirs: pd.Series) -> bool:
+    return as_text(ours).fillna("").equals(as_text(theirs).fillna(""))
+
+
+def fingerprint(adata: AnnData) -> str:
+    """sha256 over the values, the names, and the label, split and library of each sample."""
+    digest = hashlib.sha256()
+    arrays = [adata.X.data, adata.X.indices, adata.X.indptr] if sparse.issparse(adata.X) else [adata.X]
+    for array in arrays:
+        kind = np.int64 if array.dtype.kind == "i" else np.float32
+        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    columns = [as_text(adata.obs[key]).fillna("") for key in (schema.LABEL, schema.SPLIT)]
+    for values in (adata.obs_names, adata.var_names, *columns):
+        digest.update("\0".join(values.astype(str)).encode() + b"\1")
+    if schema.LIBRARY in adata.obs:
+        digest.update(adata.obs[schema.LIBRARY].to_numpy(dtype=np.float64).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""Features on one scale, by what training samples say."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from nvae_bio.config import FeaturesSettings
+from nvae_bio.data.join import free_name
+from nvae_bio.data.removed import RemovalLog
+from nvae_bio.errors import UserError
+
+MEAN, STD = "mean", "std"
+
+
+def scale_features(
+    features: AnnData, train: np.ndarray, settings: FeaturesSettings, log: RemovalLog, where: str
+) -> AnnData:
+    """Features that vary over the training samples; standardised by them where the settings say so.
+
+    Args:
+        features: X (n, features) float64.
+        train: (n,) the training samples.
+        settings: `standardize`.
+        log: takes one row.
+        where: the source, for messages.
+
+    Returns:
+        X float32; var has `mean` and `std` (of the training samples, in the feature's unit) if standardised.
+
+    Raises:
+        UserError: no feature varies.
+    """
+    varies = np.ptp(features.X[train], axis=0) > 0
+    log.add("constant", "features", "constant on training samples", int((~varies).sum()), int(varies.sum()))
+    if not varies.any():
+        raise UserError(
+            f"{where}: none of {features.n_vars} features varies over the training samples; allowed: at least 1"
+        )
+    values = features.X[:, varies]
+    var = features.var[varies].copy()
+    if settings.standardize:
+        mean, std = values[train].mean(axis=0), values[train].std(axis=0)
+        values = (values - mean) / std
+        var = var.rename(columns={name: free_name(name, var.columns) for name in (MEAN, STD) if name in var})
+        var[MEAN], var[STD] = mean, std
+    return AnnData(values.astype(np.float32), obs=features.obs, var=var)

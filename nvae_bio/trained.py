@@ -1,0 +1,114 @@
+"""A trained model: its network, what it was trained on and how, and its two files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from anndata import AnnData
+from pydantic import ValidationError
+
+from nvae_bio import schema
+from nvae_bio.config import FitSettings, LikelihoodName, Settings
+from nvae_bio.data.files import atomic_path, read_file
+from nvae_bio.errors import UserError, one_line
+from nvae_bio.model import NVAE, build_nvae
+
+
+class ModelCard(Settings):
+    """What must be known to rebuild a network and to use it on data; `model.json`."""
+
+    version: str
+    settings: FitSettings
+    kind: str
+    likelihood: LikelihoodName
+    classes: list[str]
+    features: list[str]
+    image_shape: tuple[int, int, int] | None
+    seed: int
+    fingerprint: str
+    device: str
+    best_epoch: int
+    weights_sha256: str = ""
+
+    def build(self) -> NVAE:
+        """An untrained network of this form."""
+        return build_nvae(
+            self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape
+        )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The outcome of `train_model`.
+
+    Attributes:
+        network: the N-VAE with its best weights, on the CPU, in evaluation mode.
+        card: settings, classes, features and provenance.
+        history: one row an epoch and split, terms in nats per sample; empty where the model was loaded from files.
+    """
+
+    network: NVAE
+    card: ModelCard
+    history: pd.DataFrame
+
+    def check_data(self, prepared: AnnData) -> None:
+        """Refuse data of another kind or with other features.
+
+        Raises:
+            UserError: naming the first feature that differs.
+        """
+        kind = prepared.uns[schema.DATA]["kind"]
+        if kind != self.card.kind:
+            raise UserError(f"the data are of kind {kind!r}, the model was trained on {self.card.kind!r}")
+        names = list(prepared.var_names)
+        if names != self.card.features:
+            differing = next((a for a, b in zip(names, self.card.features, strict=False) if a != b), None)
+            raise UserError(
+                f"the data have {len(names)} features, the model {len(self.card.features)}; "
+                f"they must be the same in the same order (first that differs: {differing})"
+            )
+
+
+def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:
+    """Write the weights (safetensors) and the card (JSON), which holds the checksum of the weights."""
+    content = safetensors.torch.save({name: value.contiguous() for name, value in trained.network.state_dict().items()})
+    full = trained.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    with atomic_path(weights) as weights_part, atomic_path(card) as card_part:
+        weights_part.write_bytes(content)
+        card_part.write_text(full.model_dump_json(indent=1) + "\n")
+
+
+def load_model(weights: Path, card: Path) -> TrainedModel:
+    """Read a model that `save_model` wrote; no code in the files is run.
+
+    Raises:
+        UserError: a file is missing, broken, or the two do not belong together.
+    """
+    text = read_file(card, Path.read_text, "the card of a model")
+    try:
+        read = ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(one_line(error, ModelCard, str(card))) from None
+    content = read_file(weights, Path.read_bytes, "the weights of a model")
+    if hashlib.sha256(content).hexdigest() != read.weights_sha256:
+        raise UserError(f"{weights}: not the weights that {card} describes (checksum differs); train again")
+    network = read.build()
+    network.load_state_dict(safetensors.torch.load(content))
+    return TrainedModel(network.eval(), read, pd.DataFrame())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a `device` setting names; `auto` is a GPU if there is one.
+
+    Raises:
+        UserError: `cuda` where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: 'cuda' is not here; allowed: auto, cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,63 @@
+"""Small models and batches for the tests of `nvae_bio.model`; every one comes from a seed of its own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from nvae_bio.config import ModelSettings
+from nvae_bio.model import NVAE, ElboTerms, build_nvae, elbo_terms
+
+law = settings(deadline=None, max_examples=25, derandomize=True)
+
+
+class Batch(NamedTuple):
+    x: Tensor
+    label: Tensor
+    library: Tensor | None
+
+
+def make_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_model(
+    variant: str = "nvae",
+    likelihood: str = "bernoulli",
+    n_features: int = 6,
+    n_classes: int = 3,
+    image: tuple[int, int, int] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> NVAE:
+    """In float64, with two hidden layers of 8 units unless told otherwise."""
+    values = {"variant": variant, "hidden": (8, 8), **settings}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_nvae(ModelSettings.model_validate(values), likelihood, n_features, n_classes, image)
+    return model.double()
+
+
+def make_batch(
+    likelihood: str = "bernoulli", n: int = 7, n_features: int = 6, n_classes: int = 3, seed: int = 1
+) -> Batch:
+    """Every class is there if n ≥ n_classes; counts are a part of the library, the rest lies outside the model."""
+    generator = make_generator(seed)
+    label = torch.arange(n) % n_classes
+    if likelihood == "negative_binomial":
+        x = torch.randint(0, 30, (n, n_features), generator=generator).double()
+        return Batch(x, label, x.sum(1) + torch.randint(1, 200, (n,), generator=generator))
+    if likelihood == "bernoulli":
+        return Batch(torch.rand(n, n_features, generator=generator, dtype=torch.float64), label, None)
+    return Batch(torch.randn(n, n_features, generator=generator, dtype=torch.float64), label, None)
+
+
+def make_noise(model: NVAE, n: int, seed: int = 2) -> Tensor:
+    return torch.randn(n, model.n_shared + model.n_private, generator=make_generator(seed), dtype=torch.float64)
+
+
+def make_terms(model: NVAE, batch: Batch, seed: int = 2) -> ElboTerms:
+    return elbo_terms(model, batch.x, batch.label, batch.library, make_noise(model, len(batch.x), seed))

@@ -1,0 +1,494 @@
+"""A config is read strictly, a wrong one ends in one line, and its reference is up to date."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from nvae_bio import config
+from nvae_bio.config import (
+    CountsSettings,
+    DatasetSettings,
+    EmbeddingSettings,
+    FeaturesSettings,
+    FitSettings,
+    GenerationSettings,
+    ImagesSettings,
+    ModelSettings,
+    QcSettings,
+    ReportSettings,
+    RunSettings,
+    Settings,
+    SplitSettings,
+    TrainingSettings,
+    WorkflowSettings,
+    check_model_fits,
+    iter_fields,
+    load_config,
+    load_dataset,
+    load_settings,
+)
+from nvae_bio.errors import UserError
+from tools import config_reference
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "config").rglob("*.yaml"))
+KINDS: list[type[DatasetSettings]] = [CountsSettings, ImagesSettings, FeaturesSettings]
+LEFT_OUT = object()
+BASE: dict[str, Any] = {
+    "datasets": {
+        "cells": {"kind": "counts", "builtin": "pbmc68k"},
+        "digits": {"kind": "images", "builtin": "digits"},
+        "table": {"kind": "features", "paths": ["a.csv", "b.csv"]},
+    },
+    "runs": {"cells": {"dataset": "cells"}, "digits": {"dataset": "digits"}, "counts": {"dataset": "cells"}},
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The base config with one key set, or left out; dots between the keys."""
+    values = inner = copy.deepcopy(BASE)
+    *path, last = key.split(".")
+    for step in path:
+        inner = inner.setdefault(step, {})
+    inner[last] = value
+    if value is LEFT_OUT:
+        del inner[last]
+    return values
+
+
+def complaint(text: str, folder: Path) -> str:
+    """What is said of a config with this text; always one line that opens with the file."""
+    file = folder / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(file)
+    said = str(error.value)
+    assert said.startswith(f"{file}: ")
+    assert "\n" not in said
+    return said.removeprefix(f"{file}: ")
+
+
+def all_models(model: type[BaseModel] = Settings) -> Iterator[type[BaseModel]]:
+    """Every settings class."""
+    for child in model.__subclasses__():
+        if child.__module__ == config.__name__:
+            yield child
+        yield from all_models(child)
+
+
+# --- wrong configs ---------------------------------------------------------------------------------------------------
+
+RUN_KEYS = "dataset, embedding, generation, model, report, seeds, training"
+KIND_NAMES = "'counts', 'images', 'features'"
+NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]*$'"
+WHOLE = "should be a valid integer"
+
+WRONG = {
+    # unknown and missing keys
+    "runs.digits.sead": (1, f"unknown key; did you mean 'seeds'? allowed: {RUN_KEYS}"),
+    "runs.counts.xyz": (1, f"unknown key; allowed: {RUN_KEYS}"),
+    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs"),
+    "runs.digits.model.n_shard": (
+        1,
+        re.compile("unknown key; did you mean 'n_shared'\\? allowed: backbone, beta_private"),
+    ),
+    "datasets.cells.qc.min_gene": (
+        1,
+        "unknown key; did you mean 'min_genes'? allowed: max_mito_share, min_cells, min_counts, min_genes, mito_prefix",
+    ),
+    "datasets.digits.n_top_genes": (
+        100,
+        re.compile("unknown key; allowed: batch_key, .*, crop, .*, unlabeled_values$"),
+    ),
+    "runs.digits.dataset": (LEFT_OUT, "required, but not given"),
+    "datasets.digits.kind": (LEFT_OUT, f"required, but not given; allowed: {KIND_NAMES}"),
+    "runs": (LEFT_OUT, "required, but not given"),
+    # types
+    "runs.digits.model.n_shared": ("many", f"'many' is not allowed: {WHOLE}, unable to parse string as an integer"),
+    "runs.digits.model.n_private": (None, f"null is not allowed: {WHOLE}"),
+    "runs.digits.training.max_epochs": (2.5, f"2.5 is not allowed: {WHOLE}, got a number with a fractional part"),
+    "runs.digits.training": (None, "null is not allowed: should be a mapping of keys to values"),
+    "runs.digits.seeds": (3, "3 is not allowed: should be a valid list"),
+    "datasets.digits": ("digits", "'digits' is not allowed: should be a mapping of keys to values"),
+    "datasets.table.paths": (3, "3 is not allowed: should be a valid list or should be a mapping of keys to values"),
+    "datasets": ([], "[] is not allowed: should be a mapping of keys to values"),
+    # ranges
+    "runs.digits.model.beta_private": (0, "0 is not allowed: should be greater than 0"),
+    "runs.digits.training.learning_rate": (2, "2 is not allowed: should be less than or equal to 1"),
+    "runs.digits.training.batch_size": (0, "0 is not allowed: should be greater than 0"),
+    "runs.digits.report.n_bootstrap": (9, "9 is not allowed: should be greater than or equal to 100"),
+    "runs.digits.report.confidence": (95, "95 is not allowed: should be less than 1"),
+    "runs.digits.model.hidden": ([], "[] is not allowed: should have at least 1 item, not 0"),
+    "datasets.table.min_samples_per_class": (4, "4 is not allowed: should be greater than or equal to 5"),
+    "datasets.cells.matrix": ("layer", "'layer' is not allowed: should match pattern '^(X|raw|layers/.+)$'"),
+    # choices
+    "datasets.table.kind": ("feature", f"'feature' is not allowed; allowed: {KIND_NAMES}"),
+    "datasets.cells.builtin": ("mnist", "'mnist' is not allowed: should be 'pbmc68k' or 'digits'"),
+    "runs.digits.model.variant": ("vea", "'vea' is not allowed: should be 'nvae', 'cvae', 'vae' or 'per_class'"),
+    # rules
+    "runs.counts.dataset": ("mice", "'mice' is no data set; allowed: cells, digits, table"),
+    "runs.digits.model.likelihood": (
+        "negative_binomial",
+        "'negative_binomial' does not fit data of kind 'images'; allowed: bernoulli, gaussian",
+    ),
+    "runs.cells.model.backbone": ("conv", "'conv' needs data of kind 'images', not 'counts'; allowed: mlp"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
+    value, message = WRONG[key]
+    said = complaint(yaml.safe_dump(changed(key, value)), tmp_path)
+    if isinstance(message, re.Pattern):
+        assert said.startswith(f"{key}: ")
+        assert message.match(said.removeprefix(f"{key}: "))
+    else:
+        assert said == f"{key}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("runs.digits.seeds", [0, -1], "runs.digits.seeds.1: -1 is not allowed: should be greater than or equal to 0"),
+        (
+            "runs.digits.seeds",
+            [0, 1, 0],
+            "runs.digits.seeds: [0, 1, 0] is not allowed: seeds must differ from each other",
+        ),
+        ("runs", {}, "runs: {} is not allowed: should have at least 1 item, not 0"),
+        ("runs.a b", {"dataset": "cells"}, f"runs.a b: 'a b' is not allowed: {NAME_PATTERN}"),
+        ("runs.../x", {}, None),
+        ("runs.digits.dataset", "", "runs.digits.dataset: '' is no data set; allowed: cells, digits, table"),
+        (
+            "runs.digits.generation.sigmas",
+            [1, 0],
+            "runs.digits.generation.sigmas.1: 0 is not allowed: should be greater than 0",
+        ),
+        ("datasets.digits.resize", [8], "datasets.digits.resize.1: required, but not given"),
+        (
+            "datasets.digits.crop",
+            [8, "a"],
+            f"datasets.digits.crop.1: 'a' is not allowed: {WHOLE}, unable to parse string as an integer",
+        ),
+        ("datasets.table.paths", {"a": []}, "datasets.table.paths.a: [] is not allowed: should be a valid string"),
+        ("datasets.table.paths", [{}], "datasets.table.paths.0: {} is not allowed: should be a valid string"),
+        ("datasets.table.paths", [], "datasets.table: give either `builtin` or `paths`"),
+        ("datasets.cells.paths", "a.h5ad", "datasets.cells: give either `builtin` or `paths`, and not both"),
+        ("datasets.cells.builtin", "digits", "datasets.cells: built-in 'digits' is of kind 'images', not 'counts'"),
+        (
+            "datasets.cells.join_classes",
+            {"T": ["CD4", "CD8"], "B": ["CD8"]},
+            "datasets.cells: join_classes: 'CD8' is in more than one class",
+        ),
+        ("datasets.cells.split", {"by": "donor"}, "datasets.cells: split.by: donor needs donor_key"),
+        (
+            "datasets.cells.split",
+            {"validation": 0.5, "test": 0.4},
+            "datasets.cells.split: validation 0.5 + test 0.4 leave too little to train on; at most 0.8 together",
+        ),
+        (
+            "datasets.cells.split",
+            {"test": 0},
+            "datasets.cells.split: validation and test must both be above 0: "
+            "the report is made on samples the model did not see",
+        ),
+        ("datasets.cells.split", {"test_fold": 5}, "datasets.cells.split: test_fold 5 must be below n_folds 5"),
+        (
+            "runs.digits.model",
+            {"variant": "cvae", "n_private": 3},
+            "runs.digits.model: n_private 3 does not fit variant 'cvae': it must be 0",
+        ),
+        (
+            "runs.digits.model",
+            {"variant": "per_class", "n_shared": 3},
+            "runs.digits.model: n_shared 3 does not fit variant 'per_class': it must be 0",
+        ),
+        (
+            "runs.digits.model",
+            {"n_private": 0},
+            "runs.digits.model: n_private 0 does not fit variant 'nvae': it must be above 0",
+        ),
+        (
+            "runs.digits.training",
+            {"batch_size": 0, "patience": 0},
+            "runs.digits.training.batch_size: 0 is not allowed: should be greater than 0 (and 1 more)",
+        ),
+    ],
+)
+def test_what_does_not_go_together_ends_in_one_line(key: str, value: Any, message: str | None, tmp_path: Path) -> None:
+    said = complaint(yaml.safe_dump(changed(key, value)), tmp_path)
+    assert message is None or said == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "datasets: required, but not given (and 1 more)"),
+        ("just text", "'just text' is not allowed: should be a mapping of keys to values"),
+        ("[1]", "[1] is not allowed: should be a mapping of keys to values"),
+        ("a: [", "not valid YAML: while parsing"),
+        ("a: b: c", "not valid YAML: mapping values are not allowed here in"),
+        ("? [1]\n: 2", "not valid YAML: while constructing a mapping"),
+        ("runs: {}\ndatasets: {}\nruns: {}", "not valid YAML: key 'runs' stands twice in"),
+        ("runs:\n  a: {dataset: x, seeds: [0], dataset: y}", "not valid YAML: key 'dataset' stands twice in"),
+        ("a: !!python/object:os.system {}", "not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_not_a_config_ends_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    assert complaint(text, tmp_path).startswith(message)
+
+
+def test_doubled_key_tells_its_line(tmp_path: Path) -> None:
+    assert "line 2," in complaint("runs:\n  a: 1\n  a: 2\n", tmp_path)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"\xe9\xff")
+    for name, reason in (("none.yaml", "No such file or directory"), ("", "Is a directory"), ("latin.yaml", "'utf-8'")):
+        with pytest.raises(UserError, match=re.escape(f"{tmp_path / name}: cannot be read: {reason}")):
+            load_config(tmp_path / name)
+
+
+def test_wrong_json_text() -> None:
+    for text, message in (
+        ('{"model": {"n_shard": 1}}', "--settings: model.n_shard: unknown key; did you mean 'n_shared'?"),
+        ('{"model": {}, "model": {}}', "--settings: not valid JSON: key 'model' stands twice"),
+        ("{model: {}}", "--settings: not valid JSON: Expecting property name"),
+        ('{"kind": "counts"}', "--settings: kind: unknown key; allowed: model, training"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_settings(text, FitSettings)
+    with pytest.raises(UserError, match=re.escape("--settings: transpos: unknown key; did you mean 'transpose'?")):
+        load_dataset('{"kind": "counts", "transpos": true}')
+
+
+# --- right ones ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_in_the_repository_is_valid(path: str) -> None:
+    assert load_config(ROOT / path).runs
+
+
+def test_yaml_anchors_and_merges_are_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "merged.yaml"
+    file.write_text(
+        yaml.safe_dump({"datasets": BASE["datasets"]})
+        + "runs:\n  a: &a {dataset: digits, seeds: [7]}\n  b: {<<: *a, seeds: [8]}\n"
+    )
+    runs = load_config(file).runs
+    assert runs["b"].dataset == "digits"
+    assert [runs["a"].seeds, runs["b"].seeds] == [[7], [8]]
+
+
+def test_numbers_in_yaml_scientific_notation(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("learning_rate: 3e-4\n")
+    assert load_settings(str(file), TrainingSettings).learning_rate == 3e-4
+
+
+def test_dims_left_out_follow_the_variant() -> None:
+    dims = {variant: ModelSettings(variant=variant) for variant in ("nvae", "cvae", "vae", "per_class")}
+    assert {name: (m.n_shared > 0, m.n_private > 0) for name, m in dims.items()} == {
+        "nvae": (True, True),
+        "cvae": (True, False),
+        "vae": (True, False),
+        "per_class": (False, True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "likelihood"), [("counts", "negative_binomial"), ("images", "bernoulli"), ("features", "gaussian")]
+)
+def test_likelihood_by_kind(kind: str, likelihood: str) -> None:
+    assert check_model_fits(ModelSettings(), kind) == likelihood
+
+
+def test_one_entry_of_a_config_serves_every_step(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    values = changed("runs.digits.model.n_shared", 5)
+    values["runs"]["digits"]["embedding"] = {"n_draws": 3}
+    file.write_text(yaml.safe_dump(values))
+    whole = load_config(file)
+    run = whole.runs["digits"]
+    assert load_dataset(f"{file}:datasets.table") == whole.datasets["table"]
+    assert load_settings(f"{file}:runs.digits", RunSettings) == run
+    fit = load_settings(f"{file}:runs.digits", FitSettings)
+    assert type(fit) is FitSettings
+    assert fit == run.fit
+    assert load_settings(f"{file}:runs.digits", ModelSettings).n_shared == 5
+    assert load_settings(f"{file}:runs.digits", EmbeddingSettings).n_draws == 3
+    assert load_settings(f"{file}:runs.digits", ReportSettings) == ReportSettings()
+
+
+def test_wrong_entry_of_a_config(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(BASE))
+    there = "there are: datasets.cells, datasets.digits, datasets.table, runs.cells, runs.counts, runs.digits"
+    for entry, message in (
+        ("runs.digit", f"{file}: no entry 'runs.digit'; did you mean 'runs.digits'? {there}"),
+        ("xyz", f"{file}: no entry 'xyz'; {there}"),
+        ("", f"{file}: no entry ''; {there}"),
+        ("datasets.cells", f"{file}:datasets.cells: an entry of `runs` is needed here"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            load_settings(f"{file}:{entry}", FitSettings)
+    with pytest.raises(UserError, match="an entry of `datasets` is needed here"):
+        load_dataset(f"{file}:runs.cells")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}/none.yaml: cannot be read")):
+        load_settings(f"{tmp_path}/none.yaml:runs.cells", FitSettings)
+
+
+def test_file_with_a_colon_in_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "a:b"
+    file.write_text("n_draws: 4")
+    assert load_settings(str(file), EmbeddingSettings).n_draws == 4
+
+
+@pytest.mark.parametrize("model", all_models())
+def test_settings_are_frozen_and_strict(model: type[BaseModel]) -> None:
+    assert model.model_config.get("frozen") is True
+    assert model.model_config.get("extra") == "forbid"
+
+
+def test_frozen_means_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainingSettings().batch_size = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("model", all_models())
+def test_every_key_is_described(model: type[BaseModel]) -> None:
+    assert model.__doc__
+    for key, field in iter_fields(model):
+        assert key == "kind" or field.description, key
+
+
+def test_reference_is_up_to_date() -> None:
+    assert config_reference.main(["--check"]) == 0
+
+
+def test_reference_has_every_key() -> None:
+    text = config_reference.render()
+    for model in (*KINDS, RunSettings):
+        for key, _ in iter_fields(model):
+            assert f"\n| `{key.rpartition('.')[2]}` | " in text
+    assert "| `warmup_share` | share of all steps" in text
+    assert "| number ≥ 0 and ≤ 0.5 | `0.25` |" in text
+
+
+# --- round trip ------------------------------------------------------------------------------------------------------
+
+
+def values_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> st.SearchStrategy[Any]:
+    """Allowed values of a type, within the limits that its metadata say."""
+    limits = {
+        type(limit): getattr(limit, type(limit).__name__.lower())
+        for limit in metadata
+        if isinstance(limit, (Ge, Gt, Le, Lt))
+    }
+    if annotation is float:
+        low, high = limits.get(Ge, limits.get(Gt)), limits.get(Le, limits.get(Lt))
+        ends = {"exclude_min": Gt in limits, "exclude_max": Lt in limits}
+        return st.floats(low, high, allow_nan=False, allow_infinity=False, **ends)
+    if annotation is int:
+        return st.integers(limits.get(Ge, limits.get(Gt, -1) + 1), 10**6)
+    if get_origin(annotation) in (list, tuple) and (annotation is not tuple):
+        (first, *others) = get_args(annotation)
+        size = len(others) + 1 if others and Ellipsis not in others else None
+        inner = values_of(*unwrapped(first))
+        return st.lists(inner, min_size=size or 1, max_size=size or 4, unique=size is None)
+    return st.from_type(annotation)
+
+
+def unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
+    """A type, and the limits that stand beside it in `Annotated`."""
+    metadata = getattr(annotation, "__metadata__", ())
+    nested = [inner for limit in metadata if isinstance(limit, FieldInfo) for inner in limit.metadata]
+    return (get_args(annotation)[0] if metadata else annotation), [*metadata, *nested]
+
+
+def settings_of(model: type[BaseModel], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Settings with any part of their keys given."""
+    optional = {}
+    for name, field in model.model_fields.items():
+        annotation: Any = field.annotation
+        if name not in fixed and not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            members = get_args(annotation) if type(None) in get_args(annotation) else (annotation,)
+            options = [st.none() if m is type(None) else values_of(*with_limits(m, field.metadata)) for m in members]
+            optional[name] = st.one_of(options)
+    return st.fixed_dictionaries({**fixed}, optional=optional).map(model.model_validate)
+
+
+def with_limits(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
+    bare, limits = unwrapped(annotation)
+    return bare, [*limits, *metadata]
+
+
+DIMS = st.sampled_from(
+    [
+        {"variant": variant, "n_shared": shared, "n_private": private}
+        for variant, shared, private in (("nvae", 3, 2), ("cvae", 1, 0), ("vae", 9, 0), ("per_class", 0, 4))
+    ]
+)
+SHARE = st.floats(0.01, 0.4)
+SPLIT = settings_of(SplitSettings, validation=SHARE, test=SHARE, by=st.just("sample"), test_fold=st.integers(0, 2))
+MODEL = st.tuples(
+    settings_of(ModelSettings, variant=st.just("nvae"), n_shared=st.just(1), n_private=st.just(1)), DIMS
+).map(lambda parts: ModelSettings.model_validate(parts[0].model_dump() | parts[1]))
+SOURCE = {
+    "builtin": st.none(),
+    "paths": st.lists(st.text(), min_size=1) | st.dictionaries(st.text(), st.text(), min_size=1),
+    "join_classes": st.just({"a": ["b", "c"], "ä/ö": ["'\"\n\x7f"]}),
+    "split": SPLIT,
+}
+MATRIX = {"matrix": st.sampled_from(["X", "raw", "layers/spliced counts"])}
+DATASETS = st.one_of(
+    settings_of(CountsSettings, kind=st.just("counts"), qc=settings_of(QcSettings), **SOURCE, **MATRIX),
+    settings_of(ImagesSettings, kind=st.just("images"), **SOURCE),
+    settings_of(FeaturesSettings, kind=st.just("features"), **SOURCE, **MATRIX),
+)
+PARTS = {
+    "model": MODEL,
+    "training": settings_of(TrainingSettings),
+    "embedding": settings_of(EmbeddingSettings),
+    "report": settings_of(ReportSettings),
+    "generation": settings_of(GenerationSettings),
+}
+RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
+
+
+@given(RUNS)
+def test_run_comes_back_from_its_json(run: RunSettings) -> None:
+    assert load_settings(run.model_dump_json(), RunSettings) == run
+    assert load_settings(run.fit.model_dump_json(), FitSettings) == run.fit
+    assert TypeAdapter(RunSettings).validate_json(run.model_dump_json()) == run
+
+
+@given(DATASETS)
+def test_dataset_comes_back_from_its_json(dataset: DatasetSettings) -> None:
+    back = load_dataset(dataset.model_dump_json())
+    assert type(back) is type(dataset)
+    assert back == dataset
+
+
+@given(DATASETS, RUNS)
+def test_workflow_comes_back_from_its_yaml(
+    tmp_path_factory: pytest.TempPathFactory, dataset: DatasetSettings, run: RunSettings
+) -> None:
+    plain = ModelSettings(variant=run.model.variant)
+    run = run.model_copy(update={"dataset": "d", "model": plain})
+    whole = WorkflowSettings.model_validate({"datasets": {"d": dataset}, "runs": {"r": run}})
+    file = tmp_path_factory.getbasetemp() / "round_trip.yaml"
+    file.write_text(yaml.safe_dump(json.loads(whole.model_dump_json()), allow_unicode=True), encoding="utf-8")
+    assert load_config(file) == whole

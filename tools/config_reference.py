@@ -1,0 +1,163 @@
+"""The reference of all config keys, made from the settings classes.
+
+python tools/config_reference.py            write config/README.md
+python tools/config_reference.py --check    exit code 1 where it is not up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from nvae_bio.config import CountsSettings, DatasetSettings, FeaturesSettings, ImagesSettings, RunSettings
+
+TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
+HEAD = """\
+# Config reference
+
+<!-- Written by `python tools/config_reference.py`; change the descriptions in nvae_bio/config.py instead. -->
+
+A config file has two mappings: `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a
+model, how it is trained, which seeds). Names of data sets and runs are yours: letters, digits, `-` and `_`. A key that
+is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config of
+your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of it.
+"""
+KINDS = (CountsSettings, ImagesSettings, FeaturesSettings)
+SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+
+
+def render() -> str:
+    """The whole text."""
+    parts = [HEAD, *_sections("datasets.NAME", DatasetSettings, kinds_follow=True)]
+    for model in KINDS:
+        (kind,) = get_args(model.model_fields["kind"].annotation)
+        parts += _sections("datasets.NAME", model, skip=DatasetSettings, title=f"datasets.NAME` with `kind: {kind}")
+    parts += _sections("runs.NAME", RunSettings)
+    return "\n".join(parts)
+
+
+def _sections(
+    path: str,
+    model: type[BaseModel],
+    skip: type[BaseModel] | None = None,
+    title: str | None = None,
+    kinds_follow: bool = False,
+) -> Iterator[str]:
+    """A table of the plain keys of `model`, then a section for each key that holds more keys.
+
+    Args:
+        path: how the section is found in a file, dots between the keys.
+        model: its settings.
+        skip: a base class whose keys stand elsewhere.
+        title: heading in place of `path`.
+        kinds_follow: the key `kind` is told here, and each kind's own keys in sections of their own.
+    """
+    fields = {
+        name: field for name, field in model.model_fields.items() if skip is None or name not in skip.model_fields
+    }
+    nested = {name: kept for name, field in fields.items() if (kept := _as_model(field.annotation)) is not None}
+    rows = [_row(name, field) for name, field in fields.items() if name not in nested and name != "kind"]
+    if kinds_follow:
+        rows.insert(0, f"| `kind` | what the samples are; each kind has more keys, below | {_kinds()} | required |")
+    table = ["| key | meaning | value | default |", "|---|---|---|---|", *rows]
+    yield "\n".join([f"## `{title or path}`", "", _first_line(model), "", *table, ""])
+    for name, section in nested.items():
+        yield from _sections(f"{path}.{name}", section)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"`{_spell(field.get_default(call_default_factory=True))}`"
+    cells = [f"`{name}`", field.description or "", describe(field.annotation, field.metadata), default]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def describe(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
+    """A type and its limits in words.
+
+    >>> describe(int, [Ge(3)])
+    'whole number ≥ 3'
+    >>> describe(tuple[int, ...] | None)
+    'list of: whole number; or null'
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(arguments[0], [*annotation.__metadata__, *metadata])
+    if origin in (Union, UnionType):
+        return "; or ".join("null" if a is type(None) else describe(a, metadata) for a in arguments)
+    if origin is Literal:
+        return ", ".join(f"`{_spell(a)}`" for a in arguments)
+    if origin is dict:
+        return f"mapping of {describe(arguments[0])} to {describe(arguments[1])}"
+    if origin in (list, tuple):
+        fixed = origin is tuple and Ellipsis not in arguments
+        count = f"{len(arguments)} values" if fixed else f"list{''.join(_lengths(metadata))}"
+        return f"{count} of: {describe(arguments[0])}"
+    return SCALARS[annotation] + " and".join(_limits(metadata))
+
+
+def _limits(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
+    for constraint in metadata:
+        if isinstance(constraint, FieldInfo):  # of an annotated type
+            yield from _limits(constraint.metadata)
+        elif type(constraint) in LIMITS:
+            sign, attribute = LIMITS[type(constraint)]
+            yield f" {sign} {getattr(constraint, attribute):g}"
+        elif getattr(constraint, "pattern", None) is not None:
+            yield f" like `{constraint.pattern}`"
+
+
+def _lengths(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
+    for constraint in metadata:
+        if isinstance(constraint, MinLen):
+            yield f" (at least {constraint.min_length})"
+        elif isinstance(constraint, MaxLen):
+            yield f" (at most {constraint.max_length})"
+
+
+def _as_model(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _kinds() -> str:
+    return ", ".join(f"`{get_args(model.model_fields['kind'].annotation)[0]}`" for model in KINDS)
+
+
+def _spell(value: Any) -> str:
+    """A value as it would stand in YAML."""
+    plain = to_jsonable_python(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().partition("\n")[0]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    args = parser.parse_args(argv)
+    text = render()
+    if not args.check:
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(text, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{TARGET.name} is not up to date: run `python tools/config_reference.py`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

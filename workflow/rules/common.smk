@@ -1,0 +1,89 @@
+"""Validated settings, and look-ups in them for the rules."""
+
+import os
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from nvae_bio.config import WorkflowSettings, parse_settings
+from nvae_bio.errors import UserError
+
+# jobs find the package in the workflow's own folder, whatever environment they run in
+shell.prefix(f"export PYTHONPATH={workflow.basedir!r} PYTHONNOUSERSITE=1; ")
+
+try:
+    settings = parse_settings(
+        config, WorkflowSettings, ", ".join(map(os.path.relpath, workflow.configfiles))
+    )
+except UserError as error:
+    print(f"nvae-bio: {error}", file=sys.stderr)
+    sys.exit(2)
+
+IMAGE_RUNS = [
+    name
+    for name, run in settings.runs.items()
+    if settings.datasets[run.dataset].kind == "images"
+]
+
+RUN_FIGURES = ["data", "training", "kl_private", "kl_shared", "top_features"]
+SEED_FIGURES = ["embedding_shared", "embedding_specific"]
+IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
+
+
+wildcard_constraints:
+    dataset="|".join(settings.datasets),
+    run="|".join(settings.runs),
+    seed=r"\d+",
+
+
+def run_of(wildcards):
+    """Settings of the run."""
+    return settings.runs[wildcards.run]
+
+
+def prepared_of(wildcards):
+    """The prepared file that the run uses."""
+    return f"resources/prepared/{run_of(wildcards).dataset}.h5ad"
+
+
+def of_seeds(name):
+    """A look-up of one file a seed of the run."""
+    return lambda wildcards: [
+        f"results/{wildcards.run}/{seed}/{name}" for seed in run_of(wildcards).seeds
+    ]
+
+
+def all_results():
+    """Every file that the config asks for."""
+    files = []
+    for name, run in settings.runs.items():
+        files += [f"results/{name}/factors.h5ad", f"results/{name}/factors.parquet"]
+        files += [f"results/{name}/figures/{figure}.png" for figure in RUN_FIGURES]
+        for seed in run.seeds:
+            figures = SEED_FIGURES + (IMAGE_FIGURES if name in IMAGE_RUNS else [])
+            files += [
+                f"results/{name}/{seed}/{file}.h5ad"
+                for file in ("embedded", "samples", "traversals")
+            ]
+            files += [
+                f"results/{name}/{seed}/figures/{figure}.png" for figure in figures
+            ]
+    return files
+
+
+def figure_files(folder, names, seed):
+    """The PNG of each figure, with its caption for the report, and the SVG beside it."""
+    return [captioned(folder, name, seed) for name in names] + [
+        f"{folder}/{name}.svg" for name in names
+    ]
+
+
+def captioned(folder, name, seed):
+    """One figure for `snakemake --report`."""
+    labels = {"figure": name.replace("_", " "), "seed": seed}
+    return report(
+        f"{folder}/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="{run}",
+        labels=labels,
+    )

@@ -1,0 +1,32 @@
+"""Prepared data and a model → results/{run}/{seed}/embedded.h5ad."""
+
+
+rule embed_data:
+    input:
+        data=prepared_of,
+        weights="results/{run}/{seed}/model.safetensors",
+        card="results/{run}/{seed}/model.json",
+    output:
+        "results/{run}/{seed}/embedded.h5ad",
+    log:
+        "logs/embed_data/{run}.{seed}.log",
+    benchmark:
+        "benchmarks/embed_data/{run}.{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: run_of(wildcards).training.n_threads
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: run_of(wildcards).embedding.model_dump_json(),
+    shell:
+        """
+        python -m nvae_bio embed \
+            --data {input.data:q} \
+            --weights {input.weights:q} \
+            --card {input.card:q} \
+            --output {output:q} \
+            --settings {params.settings:q} \
+            >{log:q} 2>&1
+        """
