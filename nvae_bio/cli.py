@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,16 +20,19 @@ from nvae_bio.config import (
 )
 from nvae_bio.errors import UserError
 
+Command = Callable[..., None]
+Option = Callable[[Command], Command]
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-def file_option(name: str, text: str, *, required: bool = True, multiple: bool = False) -> Any:
+def file_option(name: str, text: str, *, required: bool = True, multiple: bool = False) -> Option:
     """An option that takes a file."""
     return click.option(name, type=FILE, required=required, multiple=multiple, help=text)
 
 
-def settings_option(section: str, entry: str, *, required: bool = False) -> Any:
+def settings_option(section: str, entry: str, *, required: bool = False) -> Option:
     """The `--settings` option: JSON text, a YAML file, or one entry of a config file."""
     text = f"{section}: JSON text, a YAML file, or an entry of a config such as config.yaml:{entry}"
     return click.option("--settings", required=required, default=None if required else "{}", help=text)
@@ -141,11 +143,17 @@ def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: P
 @cli.command()
 @click.option("--output", type=FOLDER, required=True, help="folder of the figures (.png and .svg)")
 @file_option("--data", "prepared data set → data", required=False)
-@file_option("--history", "history of a seed, in a folder of its name; once a seed → training", required=False, multiple=True)
+@file_option(
+    "--history", "history of a seed, in a folder of its name; once a seed → training", required=False, multiple=True
+)
 @file_option("--report", "factor report → kl_private, kl_shared, top_features", required=False)
 @file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
 @file_option("--samples", "samples of an image model → samples", required=False)
-@file_option("--traversals", "traversals of an image model, with --report → traversals_shared, traversals_private", required=False)
+@file_option(
+    "--traversals",
+    "traversals of an image model, with --report → traversals_shared, traversals_private",
+    required=False,
+)
 def plot(
     output: Path,
     data: Path | None,

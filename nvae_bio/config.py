@@ -260,7 +260,8 @@ class ModelSettings(Settings):
 
     variant: Variant = Field(
         "nvae",
-        description="`nvae`: shared and private latents; `cvae`: no private ones; `vae`: no label either; `per_class`: no shared ones",
+        description="`nvae`: shared and private latents; `cvae`: no private ones; `vae`: no label either; `per_class`: "
+        "no shared ones",
     )
     n_shared: NonNegativeInt = Field(
         10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there"
@@ -322,7 +323,8 @@ class TrainingSettings(Settings):
     )
     patience: PositiveInt | None = Field(
         30,
-        description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: never",
+        description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: "
+        "never",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
     n_threads: PositiveInt = Field(
@@ -352,7 +354,7 @@ class ReportSettings(Settings):
     min_kl: float = Field(
         0.01,
         ge=0,
-        description="a factor with less is never called active (nats); 0.01 is 2 % of a dim's variance in the posterior mean",
+        description="a factor with less is never called active (nats); at 0.01 the mean has 2 % of the variance",
     )
     n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
 

@@ -1,8 +1,8 @@
 """Which factors are there, in which class, through which features (verb `factors`, rule `report_factors`).
 
 The detector is the KL of each latent dim, averaged over the held-out (test) samples of a class:
-K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, so an interval that leaves out 0 means nothing;
-the provisional call compares with the KL of blocks that the decoder cannot see, which should be 0.
+K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, so that an interval leaves out 0
+means nothing; the provisional call compares with the KL of blocks that the decoder cannot see, which should be 0.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _factor_rows(embedded: AnnData) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows)
     names = table["kind"].where(table["kind"] == "shared", table["class"])
-    table.index = pd.Index([f"seed {seed} · {n} · {d}" for n, d in zip(names, table["dim"], strict=True)], name="factor")
+    table.index = pd.Index(
+        [f"seed {seed} · {n} · {d}" for n, d in zip(names, table["dim"], strict=True)], name="factor"
+    )
     return table
 
 
@@ -123,7 +125,7 @@ def null_levels(
 
 
 def outcome(lower: np.ndarray, null: np.ndarray, min_kl: float) -> np.ndarray:
-    """`active` where the interval's lower end is above the null and `min_kl`, else `inactive`; `undecided` without a null.
+    """`active` where the interval's lower end is above null and `min_kl`, else `inactive`; `undecided` without a null.
 
     >>> outcome(np.array([0.5, 0.1, 0.5, 0.001]), np.array([0.2, 0.2, np.nan, np.nan]), 0.01)
     array(['active', 'inactive', 'undecided', 'inactive'], dtype='<U9')
@@ -189,7 +191,9 @@ def _report_seed(embedded: AnnData, settings: ReportSettings, rng: np.random.Gen
         X=effect,
         obs=table,
         var=embedded.var[[]].copy(),
-        obsm=dict(zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True)),
+        obsm=dict(
+            zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True)
+        ),
         layers={
             schema.EFFECT_LOWER: _effects(embedded, table, "_lower"),
             schema.EFFECT_UPPER: _effects(embedded, table, "_upper"),
@@ -224,7 +228,9 @@ def report_factors(
     for other in others:
         for key in ("classes", "fingerprint", "variant"):
             if not np.array_equal(first.uns[schema.MODEL][key], other.uns[schema.MODEL][key]):
-                raise UserError(f"factors: the embedded data sets differ in uns['nvae'][{key!r}]; give seeds of one run")
+                raise UserError(
+                    f"factors: the embedded data sets differ in uns['nvae'][{key!r}]; give seeds of one run"
+                )
     if len({int(e.uns[schema.MODEL]["seed"]) for e in embedded}) < len(embedded):
         raise UserError("factors: two of the embedded data sets have the same seed")
     parts = [_report_seed(e, settings, np.random.default_rng((random_seed, i))) for i, e in enumerate(embedded)]
@@ -244,14 +250,16 @@ def report_factors(
 
 def factor_table(report: AnnData) -> pd.DataFrame:
     """The report as one flat table: a row a factor, `obs` beside `kl[CLASS]` with `_lower` and `_upper`, in nats."""
-    table = report.obs.reset_index()
+    table: pd.DataFrame = report.obs.reset_index()
     ends = (schema.KL_BY_CLASS, ""), (schema.KL_BY_CLASS_LOWER, "_lower"), (schema.KL_BY_CLASS_UPPER, "_upper")
     columns = {
         f"kl{suffix}[{name}]": report.obsm[key][:, index]
         for index, name in enumerate(report.uns[schema.MODEL]["classes"])
         for key, suffix in ends
     }
-    return pd.concat([table, pd.DataFrame(columns)], axis=1)
+    for name, values in columns.items():
+        table[name] = values
+    return table
 
 
 def factors(embedded: Sequence[Path], report: Path, table: Path, settings: ReportSettings) -> None:

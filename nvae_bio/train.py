@@ -258,7 +258,7 @@ def _shown(epochs: Iterator[Epoch], settings: TrainingSettings, progress: bool |
             bar.set_postfix(elbo=f"{epoch.validation.elbo:.2f}", kl_weight=f"{epoch.kl_weight:.2f}")
             if not live and epoch.number % every == 0:
                 logger.info(
-                    "epoch %d: ELBO %.2f train, %.2f validation (nats a sample); KL %.2f shared, %.2f private; weight %.2f",
+                    "epoch %d: ELBO %.2f train, %.2f validation; KL %.2f shared, %.2f private (nats); weight %.2f",
                     epoch.number, epoch.train.elbo, epoch.validation.elbo, epoch.validation.kl_shared,
                     epoch.validation.kl_private, epoch.kl_weight,
                 )  # fmt: skip

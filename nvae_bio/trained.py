@@ -38,9 +38,7 @@ class ModelCard(Settings):
 
     def build(self) -> NVAE:
         """An untrained network of this form."""
-        return build_nvae(
-            self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape
-        )
+        return build_nvae(self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape)
 
 
 @dataclass(frozen=True)

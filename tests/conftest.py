@@ -4,11 +4,14 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import matplotlib
 import pytest
 import torch
 
 matplotlib.use("Agg")
+hypothesis.settings.register_profile("house", deadline=None)  # a slow machine is no error
+hypothesis.settings.load_profile("house")
 torch.set_num_threads(1)  # the same bits on every machine, and no worker takes another's core
 
 

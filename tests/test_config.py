@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -79,12 +78,10 @@ def complaint(text: str, folder: Path) -> str:
     return said.removeprefix(f"{file}: ")
 
 
-def all_models(model: type[BaseModel] = Settings) -> Iterator[type[BaseModel]]:
+def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
     """Every settings class."""
-    for child in model.__subclasses__():
-        if child.__module__ == config.__name__:
-            yield child
-        yield from all_models(child)
+    children = [child for child in model.__subclasses__() if child.__module__ == config.__name__]
+    return children + [grandchild for child in children for grandchild in all_models(child)]
 
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
@@ -168,7 +165,6 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
         ),
         ("runs", {}, "runs: {} is not allowed: should have at least 1 item, not 0"),
         ("runs.a b", {"dataset": "cells"}, f"runs.a b: 'a b' is not allowed: {NAME_PATTERN}"),
-        ("runs.../x", {}, None),
         ("runs.digits.dataset", "", "runs.digits.dataset: '' is no data set; allowed: cells, digits, table"),
         (
             "runs.digits.generation.sigmas",
@@ -226,9 +222,26 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_go_together_ends_in_one_line(key: str, value: Any, message: str | None, tmp_path: Path) -> None:
-    said = complaint(yaml.safe_dump(changed(key, value)), tmp_path)
-    assert message is None or said == message
+def test_what_does_not_go_together_ends_in_one_line(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    assert complaint(yaml.safe_dump(changed(key, value)), tmp_path) == message
+
+
+@pytest.mark.xfail(
+    reason="settings accept infinity, which JSON cannot hold: allow_inf_nan=False is missing in Settings"
+)
+def test_infinity_is_refused(tmp_path: Path) -> None:
+    values = changed("runs.digits.model.beta_private", float("inf"))
+    assert complaint(yaml.safe_dump(values), tmp_path) == (
+        "runs.digits.model.beta_private: inf is not allowed: should be a finite number"
+    )
+
+
+@pytest.mark.xfail(reason="_dims_by_variant looks up a variant that may be a list", raises=TypeError)
+def test_variant_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
+    values = changed("runs.digits.model.variant", ["nvae", "vae"])
+    assert complaint(yaml.safe_dump(values), tmp_path).startswith(
+        "runs.digits.model.variant: ['nvae', 'vae'] is not allowed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -418,7 +431,7 @@ def unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
     return (get_args(annotation)[0] if metadata else annotation), [*metadata, *nested]
 
 
-def settings_of(model: type[BaseModel], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def settings_of(model: type[BaseModel], /, **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Settings with any part of their keys given."""
     optional = {}
     for name, field in model.model_fields.items():

@@ -85,7 +85,7 @@ def test_negative_binomial_goes_to_poisson_as_its_expansion_says() -> None:
     limit = negative_binomial_log_prob(*tensors(x, np.log(mean)), torch.tensor(math.log(1e14), dtype=torch.float64))
     np.testing.assert_allclose(limit, poisson, rtol=1e-9, atol=1e-9)
     near = negative_binomial_log_prob(*tensors(x, np.log(mean)), torch.tensor(16.0, dtype=torch.float64))
-    np.testing.assert_allclose(near - poisson, ((x - mean) ** 2 - x) / 2 / math.exp(16), rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(near.numpy() - poisson, ((x - mean) ** 2 - x) / 2 / math.exp(16), rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("mean", [1e-6, 0.3, 8.0, 200.0])

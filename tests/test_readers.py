@@ -61,7 +61,7 @@ def _h5ad(adata: AnnData, folder: Path, key: str) -> Path:
 
 def _zarr(adata: AnnData, folder: Path, version: int) -> Path:
     with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        warnings.filterwarnings("ignore", message="(Writing )?zarr v[23]")  # what will be the default is no matter here
         adata.write_zarr(folder / "counts.zarr")
     return folder / "counts.zarr"
 
@@ -242,8 +242,7 @@ def test_a_label_table_is_joined_by_barcode_in_any_order(name: str, tmp_path: Pa
 def test_pbmc68k_gives_the_counts_that_the_file_was_made_of() -> None:
     source = read(settings(builtin="pbmc68k", label_key="bulk_labels"))
     library = source.obs[LIBRARY_COLUMN].to_numpy()
-    with pytest.warns(Warning):  # an old file format
-        reduced = scanpy.datasets.pbmc68k_reduced()
+    reduced = scanpy.datasets.pbmc68k_reduced()
     again = np.log1p(1e4 * dense(source) / library[:, None])
     np.testing.assert_allclose(again, reduced.raw.X.toarray(), rtol=0, atol=2e-3)
     assert (dense(source) == np.round(dense(source))).all() and dense(source).min() == 0

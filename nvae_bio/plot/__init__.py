@@ -67,7 +67,8 @@ def plot(
         report: factor report → `kl_private`, `kl_shared`, `top_features`.
         embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`.
         samples: samples of an image model → `samples`.
-        traversals: traversals of an image model, with `report` → `traversals_shared`, `traversals_private` (only these).
+        traversals: traversals of an image model → `traversals_shared`, `traversals_private`; the report then only
+            tells their KL.
 
     Raises:
         UserError: nothing to draw, traversals without a report, or a file that is not what it should be.

@@ -69,7 +69,7 @@ def _plot_qc(ax: Axes, qc: pd.DataFrame, column: str, title: str, limit: float) 
     low = max(values[values > 0].min(), 1) if log else 0
     bins = np.geomspace(low, values.max() + 1, 40) if log else np.linspace(0, max(values.max(), 0.01), 40)
     for kept, name, color in ((True, "kept", OKABE_ITO[0]), (False, "dropped", OKABE_ITO[5])):
-        ax.hist(values[qc["kept"].to_numpy(bool) == kept], bins=bins, color=color, alpha=0.8, label=name)
+        ax.hist(values[qc["kept"].to_numpy(bool) == kept], bins=bins.tolist(), color=color, alpha=0.8, label=name)
     if log:
         ax.set_xscale("log")
     if bins[0] <= limit <= bins[-1]:

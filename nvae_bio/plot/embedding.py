@@ -54,7 +54,7 @@ def plot_specific_embedding(embedded: AnnData) -> Figure:
 
 def _plot_class(ax: Axes, samples: AnnData, points: np.ndarray, last: bool) -> None:
     if points.shape[1] == 1:
-        ax.hist(points[:, 0], bins=np.linspace(-SPAN, SPAN, 41), color=OKABE_ITO[0])
+        ax.hist(points[:, 0], bins=np.linspace(-SPAN, SPAN, 41).tolist(), color=OKABE_ITO[0])
         ax.set(xlabel="dim 0 (prior SD)", ylabel="samples")
         return
     key = schema.CONDITION if schema.CONDITION in samples.obs else schema.LABEL

@@ -60,7 +60,7 @@ def _kl_panels(report: AnnData, kind: str, transpose: bool) -> Figure:
 
 
 def plot_private_kl(report: AnnData) -> Figure:
-    """Class × block heat map of the private KL, a panel a seed; * marks a factor called active, ? one without a null."""
+    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an undecided one."""
     return _kl_panels(report, "private", transpose=True)
 
 
@@ -76,7 +76,9 @@ def _shown_factors(report: AnnData) -> tuple[pd.DataFrame, str]:
     table = table.sort_values("kl", ascending=False, kind="stable")
     seed = report.obs["seed"].min()
     said = f"seed {seed}: {len(table)} factors not called inactive"
-    return table.head(MAX_FACTORS), said + (f", the {MAX_FACTORS} with the largest KL" if len(table) > MAX_FACTORS else "")
+    return table.head(MAX_FACTORS), said + (
+        f", the {MAX_FACTORS} with the largest KL" if len(table) > MAX_FACTORS else ""
+    )
 
 
 def plot_top_features(report: AnnData, n_top: int = 8) -> Figure:

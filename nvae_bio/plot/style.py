@@ -67,17 +67,20 @@ def scatter(ax: Axes, points: np.ndarray, groups: pd.Series, legend: bool = True
     values = groups.astype(object).where(groups.notna(), None).to_numpy()
     present = np.array([value is not None for value in values])
     if (~present).any():
-        ax.scatter(*points[~present].T, s=size, c=MISSING, linewidths=0, rasterized=True, label="missing")
+        ax.scatter(
+            points[~present, 0], points[~present, 1], s=size, c=MISSING, linewidths=0, rasterized=True, label="missing"
+        )
     order = np.random.default_rng(0).permutation(np.flatnonzero(present))
-    ax.scatter(
-        *points[order].T, s=size, c=[colors[str(values[i])] for i in order], linewidths=0, alpha=0.8, rasterized=True
-    )
+    shades = [colors[str(values[i])] for i in order]
+    ax.scatter(points[order, 0], points[order, 1], s=size, c=shades, linewidths=0, alpha=0.8, rasterized=True)
     ax.set_xticks([])
     ax.set_yticks([])
     if legend and len(names) <= 40:
         for name in names:
             ax.scatter([], [], s=18, color=[colors[name]], label=name)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, ncols=1 + len(names) // 20, handletextpad=0.1)
+        ax.legend(
+            loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, ncols=1 + len(names) // 20, handletextpad=0.1
+        )
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

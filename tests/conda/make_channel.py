@@ -6,7 +6,6 @@ a package, `info/` inside it, and a `repodata.json` a platform, which py-rattler
 """
 
 import asyncio
-import ensurepip
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ LEFT_OUT = ("site-packages", "__pycache__", "test", "idlelib", "turtledemo", "co
 
 def make_channel(channel: Path) -> None:
     """Write the channel folder, with its index."""
-    from rattler.index import index_fs  # here, for a place without it can still collect the tests
+    from rattler.index import index_fs  # here: tests can be collected without it
     from rattler.platform import Subdir
 
     subdir = str(Subdir.current())
@@ -64,16 +63,17 @@ def copy_python(base: Path, tree: Path) -> None:
 
 
 def copy_pip(tree: Path) -> str:
-    """Unpack the wheel of pip that every Python carries for `ensurepip`; returns its version."""
-    (wheel,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tree / "site-packages")
+    """Copy the pip of the environment that runs this; returns its version."""
+    pip = distribution("pip")
+    for file in pip.files or ():
+        if file.parts[0] != ".." and "__pycache__" not in file.parts:  # neither programs nor compiled files
+            target = tree / "site-packages" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file.locate(), target)
     commands = ["pip = pip._internal.cli.main:main", "pip3 = pip._internal.cli.main:main"]
-    write_json(
-        tree / "info" / "link.json",
-        {"noarch": {"type": "python", "entry_points": commands}, "package_metadata_version": 1},
-    )
-    return wheel.name.split("-")[1]
+    link = {"noarch": {"type": "python", "entry_points": commands}, "package_metadata_version": 1}
+    write_json(tree / "info" / "link.json", link)
+    return pip.version
 
 
 def pack(tree: Path, folder: Path, index: dict[str, Any]) -> None:

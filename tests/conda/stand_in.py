@@ -56,7 +56,7 @@ def pip_install(prefix: Path, requirements: list[str], folder: Path) -> None:
             raise CondaError("CondaEnvException: Pip failed")
 
 
-def create_from_yaml(root: Path, file: Path, prefix: Path) -> None:
+def create_environment(root: Path, file: Path, prefix: Path) -> None:
     """`conda env create`: packages from the channel, then the `pip:` section."""
     description = yaml.safe_load(file.read_text())
     if unknown := set(description.get("channels", [])) - LOCAL_NAMES:
@@ -65,14 +65,6 @@ def create_from_yaml(root: Path, file: Path, prefix: Path) -> None:
     install(root, prefix, [entry for entry in dependencies if isinstance(entry, str)])
     if requirements := [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]]:
         pip_install(prefix, requirements, file.parent)
-
-
-def create_from_pins(root: Path, file: Path, prefix: Path) -> None:
-    """`conda create` with an explicit list: the last part of each URL names the package, version and build."""
-    urls = [line for line in file.read_text().split() if not line.startswith(("#", "@"))]
-    archives = [url.partition("#")[0].rpartition("/")[2] for url in urls]
-    pins = [name.removesuffix(".conda").removesuffix(".tar.bz2").rsplit("-", 2) for name in archives]
-    install(root, prefix, [f"{name} =={version} {build}" for name, version, build in pins])
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -88,14 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
     clean = commands.add_parser("clean")
     for flag in ("-y", "--tarballs", "--packages"):
         clean.add_argument(flag, action="store_true")
-    create = commands.add_parser("create")
-    create_env = commands.add_parser("env").add_subparsers(dest="command", required=True).add_parser("create")
-    for command, run in ((create, create_from_pins), (create_env, create_from_yaml)):
-        for flag in ("--quiet", "--yes", "--no-default-packages"):
-            command.add_argument(flag, action="store_true")
-        command.add_argument("--file", type=Path, required=True)
-        command.add_argument("--prefix", type=Path, required=True)
-        command.set_defaults(run=run)
+    create = commands.add_parser("env").add_subparsers(dest="command", required=True).add_parser("create")
+    for flag in ("--quiet", "--no-default-packages"):
+        create.add_argument(flag, action="store_true")
+    create.add_argument("--file", type=Path, required=True)
+    create.add_argument("--prefix", type=Path, required=True)
     return parser
 
 
@@ -112,7 +101,7 @@ def main() -> int:
         print(json.dumps({"get": {"channel_priority": "strict"}}))
     elif args.command == "create":
         try:
-            args.run(args.root, args.file, args.prefix)
+            create_environment(args.root, args.file, args.prefix)
         except CondaError as error:
             print(error, file=sys.stderr)
             return 1
