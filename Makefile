@@ -24,14 +24,8 @@ PY := .venv/bin/python
 run: .venv/.workflow
 	$(PY) -m snakemake --cores $(CORES) --configfile "$(CONFIG)"
 	$(PY) -m snakemake --report report.html --configfile "$(CONFIG)"
-	$(PY) - "$(CONFIG)" <<'END'
-	import sys
-	from nvae_bio.config import load_config
-	print("\nResults (tables and AnnData; figures/ beside them; report.html has all figures with captions):")
-	for name, run in load_config(sys.argv[1]).runs.items():
-	    print(f"  results/{name}/factors.h5ad  results/{name}/factors.parquet")
-	    print(*(f"  results/{name}/{seed}/embedded.h5ad" for seed in run.seeds), sep="\n")
-	END
+	echo "Results: report.html, and factors.parquet, factors.h5ad, figures/, SEED/embedded.h5ad and SEED/figures/ in"
+	$(PY) -c 'from nvae_bio.config import load_config; print(*(f"  results/{run}/" for run in load_config("$(CONFIG)").runs), sep="\n")'
 
 # one thread a worker: otherwise each would start as many as there are cores
 test: export OMP_NUM_THREADS := 1

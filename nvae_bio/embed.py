@@ -98,8 +98,9 @@ class Effects:
 
 def _aggregate(posterior: DiagonalGaussian) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the aggregate posterior over samples: Var = Var(mean) + E(var)."""
-    variance = posterior.mean.var(0, correction=0) + (2 * posterior.log_std).exp().mean(0)
-    return posterior.mean.mean(0), variance.sqrt()
+    center = posterior.mean.mean(0)
+    variance = (posterior.mean - center).square().mean(0) + (2 * posterior.log_std).exp().mean(0)
+    return center, variance.sqrt()
 
 
 @torch.no_grad()

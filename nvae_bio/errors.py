@@ -60,11 +60,11 @@ def _explain(details: ErrorDetails, model: Any) -> tuple[str, str, str]:
         return _join([*steps, name]), "", f"unknown key; {nearest(name, allowed)}allowed: {', '.join(allowed)}"
     steps, annotation = _walk(model, details["loc"])
     if kind == "missing":
-        return _join(steps), "", "required, but not given"
+        return _join(steps), "", "this key is required"
     if kind.startswith("union_tag_"):
         tags = ", ".join(map(repr, _tags(annotation)))
         given = (
-            f"{details['ctx']['tag']!r} is not allowed" if kind == "union_tag_invalid" else "required, but not given"
+            f"{details['ctx']['tag']!r} is not allowed" if kind == "union_tag_invalid" else "this key is required"
         )
         return _join([*steps, "kind"]), "", f"{given}; allowed: {tags}"
     message = details["msg"].replace("valid tuple", "valid list").replace(" after validation", "")

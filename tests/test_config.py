@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -108,9 +108,9 @@ WRONG = {
         100,
         re.compile("unknown key; allowed: batch_key, .*, crop, .*, unlabeled_values$"),
     ),
-    "runs.digits.dataset": (LEFT_OUT, "required, but not given"),
-    "datasets.digits.kind": (LEFT_OUT, f"required, but not given; allowed: {KIND_NAMES}"),
-    "runs": (LEFT_OUT, "required, but not given"),
+    "runs.digits.dataset": (LEFT_OUT, "this key is required"),
+    "datasets.digits.kind": (LEFT_OUT, f"this key is required; allowed: {KIND_NAMES}"),
+    "runs": (LEFT_OUT, "this key is required"),
     # types
     "runs.digits.model.n_shared": ("many", f"'many' is not allowed: {WHOLE}, unable to parse string as an integer"),
     "runs.digits.model.n_private": (None, f"null is not allowed: {WHOLE}"),
@@ -171,7 +171,7 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
             [1, 0],
             "runs.digits.generation.sigmas.1: 0 is not allowed: should be greater than 0",
         ),
-        ("datasets.digits.resize", [8], "datasets.digits.resize.1: required, but not given"),
+        ("datasets.digits.resize", [8], "datasets.digits.resize.1: this key is required"),
         (
             "datasets.digits.crop",
             [8, "a"],
@@ -247,7 +247,7 @@ def test_variant_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "datasets: required, but not given (and 1 more)"),
+        ("", "datasets: this key is required (and 1 more)"),
         ("just text", "'just text' is not allowed: should be a mapping of keys to values"),
         ("[1]", "[1] is not allowed: should be a mapping of keys to values"),
         ("a: [", "not valid YAML: while parsing"),
@@ -481,6 +481,7 @@ PARTS = {
 RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
 
 
+@settings(max_examples=3000)
 @given(RUNS)
 def test_run_comes_back_from_its_json(run: RunSettings) -> None:
     assert load_settings(run.model_dump_json(), RunSettings) == run
@@ -488,6 +489,7 @@ def test_run_comes_back_from_its_json(run: RunSettings) -> None:
     assert TypeAdapter(RunSettings).validate_json(run.model_dump_json()) == run
 
 
+@settings(max_examples=3000)
 @given(DATASETS)
 def test_dataset_comes_back_from_its_json(dataset: DatasetSettings) -> None:
     back = load_dataset(dataset.model_dump_json())
@@ -495,6 +497,7 @@ def test_dataset_comes_back_from_its_json(dataset: DatasetSettings) -> None:
     assert back == dataset
 
 
+@settings(max_examples=1500)
 @given(DATASETS, RUNS)
 def test_workflow_comes_back_from_its_yaml(
     tmp_path_factory: pytest.TempPathFactory, dataset: DatasetSettings, run: RunSettings
@@ -503,5 +506,5 @@ def test_workflow_comes_back_from_its_yaml(
     run = run.model_copy(update={"dataset": "d", "model": plain})
     whole = WorkflowSettings.model_validate({"datasets": {"d": dataset}, "runs": {"r": run}})
     file = tmp_path_factory.getbasetemp() / "round_trip.yaml"
-    file.write_text(yaml.safe_dump(json.loads(whole.model_dump_json()), allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml.safe_dump(json.loads(whole.model_dump_json())))
     assert load_config(file) == whole

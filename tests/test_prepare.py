@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -17,9 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from nvae_bio.config import Dataset, parse_settings
 from nvae_bio.prepare import prepare, prepare_data
 from nvae_bio.prepare.classes import allot
+from nvae_bio.prepare.record import fingerprint
 from nvae_bio.prepare.split import draw_parts, split_samples
 
 PBMC = {"builtin": "pbmc68k", "label_key": "bulk_labels", "rare_classes": "drop", "min_samples_per_class": 20}
@@ -40,7 +41,7 @@ def test_a_counts_file_holds_the_contract(tmp_path: Path) -> None:
     prepare(settings(**PBMC, n_top_genes=300), tmp_path / "new" / "pbmc.h5ad")
     adata = anndata.read_h5ad(tmp_path / "new" / "pbmc.h5ad")
     data = adata.uns["nvae_data"]
-    assert adata.shape == (687, 300)
+    assert adata.shape == (660, 300)
     assert isinstance(adata.X, sparse.csr_matrix) and adata.X.dtype == np.float32
     assert (adata.X.data == np.round(adata.X.data)).all() and (adata.X.data > 0).all()
     assert adata.obs["split"].cat.categories.tolist() == ["train", "validation", "test"]
@@ -72,6 +73,37 @@ def test_two_preparations_are_equal_in_every_bit() -> None:
     assert other.uns["nvae_data"]["fingerprint"] != one.uns["nvae_data"]["fingerprint"]
 
 
+def _change_count(adata: AnnData) -> None:
+    adata.X.data[7] += 1
+
+
+def _change_label(adata: AnnData) -> None:
+    adata.obs["label"] = adata.obs["label"].cat.rename_categories({"type 0": "type zero"})
+
+
+def _change_split(adata: AnnData) -> None:
+    adata.obs["split"] = np.roll(adata.obs["split"].astype(str), 1)
+
+
+def _change_library(adata: AnnData) -> None:
+    adata.obs["library"] += np.arange(adata.n_obs) == 3
+
+
+def _change_gene(adata: AnnData) -> None:
+    adata.var_names = ["other", *adata.var_names[1:]]
+
+
+@pytest.mark.parametrize("change", [_change_count, _change_label, _change_split, _change_library, _change_gene])
+def test_the_fingerprint_tells_what_a_model_would_see(change: Callable[[AnnData], None], tmp_path: Path) -> None:
+    adata = prepare_data(settings(), toy_counts())
+    before = fingerprint(adata)
+    assert before == adata.uns["nvae_data"]["fingerprint"]
+    adata.copy().write_h5ad(tmp_path / "a.h5ad")
+    assert fingerprint(anndata.read_h5ad(tmp_path / "a.h5ad")) == before  # whatever types a file brings back
+    change(adata)
+    assert fingerprint(adata) != before
+
+
 def test_the_order_of_samples_changes_neither_split_nor_genes() -> None:
     adata = toy_counts(150, 80)
     options = settings(n_top_genes=30, donor_key="person", max_samples=120)
@@ -84,12 +116,12 @@ def test_the_order_of_samples_changes_neither_split_nor_genes() -> None:
 def test_memory_and_file_give_the_same(tmp_path: Path) -> None:
     adata = toy_counts()
     before = adata.copy()
-    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata.copy().write_h5ad(tmp_path / "a.h5ad")
     one = prepare_data(settings(batch_key="run"), adata)
     prepare(settings(batch_key="run", paths=str(tmp_path / "a.h5ad")), tmp_path / "p.h5ad")
     two = anndata.read_h5ad(tmp_path / "p.h5ad")
     assert one.uns["nvae_data"]["fingerprint"] == two.uns["nvae_data"]["fingerprint"]
-    pd.testing.assert_frame_equal(one.obs, two.obs, check_dtype=False)
+    pd.testing.assert_frame_equal(one.obs.astype(str), two.obs.astype(str))
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (adata.X != before.X).nnz == 0 and not adata.uns
 
@@ -120,6 +152,7 @@ def test_awkward_columns_survive_writing(tmp_path: Path) -> None:
     adata.obs["range"] = pd.cut(adata.obs["depth"], 3)
     adata.obs["whole"] = pd.array([1, None, 3] * 30, dtype="Int64")
     adata.obs["text"] = pd.array(["a", None, "b"] * 30, dtype="string")
+    adata.obs["empty"] = None
     adata.obs["maybe"] = [True, None, False] * 30
     adata.obs["person"] = adata.obs["person"].where(np.arange(90) > 5)
     prepared = prepare_data(settings(donor_key="person"), adata)
@@ -138,6 +171,15 @@ def test_unlabeled_values_and_missing_labels_have_no_class() -> None:
     prepared = prepare_data(settings(unlabeled_values=["unknown"]), adata)
     assert prepared.obs["label"].isna().sum() == 9 and len(prepared.uns["nvae_data"]["classes"]) == 3
     assert set(prepared.obs.loc[prepared.obs["label"].isna(), "split"]) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "category", "Int64"])
+def test_numbers_as_labels_are_whole_numbers(kind: str) -> None:
+    adata = toy_counts()
+    numbers = pd.Series(np.arange(90) % 3, index=adata.obs_names).mask(np.arange(90) < 6)
+    adata.obs["cell_type"] = numbers.astype(kind)
+    prepared = prepare_data(settings(), adata)
+    assert prepared.uns["nvae_data"]["classes"] == ["0", "1", "2"] and prepared.obs["label"].isna().sum() == 6
 
 
 @pytest.mark.parametrize(("rare", "n_left", "n_missing"), [("drop", 84, 0), ("unlabeled", 90, 6)])
@@ -276,6 +318,12 @@ def test_quality_control_drops_and_counts_cells() -> None:
     np.testing.assert_array_equal(prepared.obs["n_genes"], (counts[5:] > 0).sum(axis=1))
 
 
+def test_the_table_of_quality_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvae_bio.prepare.step.N_QC_CELLS", 20)
+    one, two = (prepare_data(settings(), toy_counts()).uns["nvae_data"]["qc"] for _ in range(2))
+    assert len(one) == 20 and one.index.tolist() == two.index.tolist() != toy_counts().obs_names[:20].tolist()
+
+
 def test_genes_are_chosen_on_training_cells_only() -> None:
     adata = toy_counts(200, 120)
     options = settings(n_top_genes=30, qc={"min_cells": 60}, split={"seed": 3})
@@ -307,10 +355,11 @@ def test_genes_of_few_training_cells_are_dropped() -> None:
 def test_variable_genes_are_chosen_per_batch() -> None:
     rng = np.random.default_rng(0)
     adata = toy_counts(200, 120)
-    counts = rng.poisson(5.0, size=(200, 120))
     batch = np.arange(200) % 4 < 2
-    counts[batch, :10] *= 20  # differ between batches, and not within
-    adata.X = sparse.csr_matrix(counts.astype(np.float32))
+    rate = np.tile(rng.uniform(2, 40, size=120), (200, 1))
+    rate[batch, :10] *= 1.9
+    rate[~batch, :10] *= 0.1  # these differ between batches, and not within
+    adata.X = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
     adata.obs["run"] = np.where(batch, "a", "b")
     plain = prepare_data(settings(n_top_genes=10), adata)
     by_batch = prepare_data(settings(n_top_genes=10, batch_key="run"), adata)
@@ -359,6 +408,16 @@ def test_features_are_scaled_by_training_samples_only(tmp_path: Path) -> None:
     assert "mean" not in plain.var
 
 
+def test_a_feature_that_only_held_out_samples_vary_in_is_dropped(tmp_path: Path) -> None:
+    table = toy_features(100)
+    options = settings("features", paths=str(tmp_path / "t.csv"))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    train = (prepare_data(options).obs["split"] == "train").to_numpy()
+    table["f2"] = table["f2"].where(~train, 1.0)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert prepare_data(options).var_names.tolist() == ["f0", "f1", "f3", "f4"]
+
+
 def test_images_in_memory_are_prepared() -> None:
     labels = pd.DataFrame({"label": [i % 2 for i in range(40)]}, index=map(str, range(40)))
     adata = AnnData(toy_pixels(40, (3 * 12 * 10,)), obs=labels)
@@ -370,7 +429,7 @@ def test_images_in_memory_are_prepared() -> None:
 
 # --- larger real sets ------------------------------------------------------------------------------------------------
 
-SCRNA = {"kind": "counts", "label_key": "cell_type"}
+SCRNA = {"kind": "counts", "label_key": "cell_type", "n_top_genes": 2000, "min_samples_per_class": 20}
 REAL = {
     "kang_muscat_ctrl_stim": (
         "kang_muscat_ctrl_stim.h5ad",
@@ -393,7 +452,7 @@ REAL = {
         "pbc_28.npz",
         {"kind": "images", "image_key": "X", "label_key": "y", "max_samples": 1000, "split": {"key": "split"}},
     ),
-    "paul15": ("../paul15_3004genes/paul15_3004genes.h5ad", {**SCRNA, "batch_key": "batch", "n_top_genes": None}),
+    "paul15_3004genes": ("paul15_3004genes.h5ad", {**SCRNA, "batch_key": "batch", "n_top_genes": None}),
 }
 
 
@@ -404,11 +463,7 @@ def real(name: str) -> AnnData:
     files, values = REAL[name]
     folder = Path(os.environ["NVAE_BIO_DATA"]) / name
     paths = [str(folder / file) for file in ((files,) if isinstance(files, str) else files)]
-    return prepare_data(as_dataset({**values, "paths": paths}))
-
-
-def as_dataset(values: dict[str, object]) -> Dataset:
-    return settings(**values) if values["kind"] != "counts" else parse_settings(values, type(settings()), "test")
+    return prepare_data(settings(**values, paths=paths))
 
 
 def test_real_kang() -> None:
@@ -454,6 +509,6 @@ def test_real_blood_cells_in_colour() -> None:
 
 
 def test_real_paul15_with_all_genes() -> None:
-    adata = real("paul15")
+    adata = real("paul15_3004genes")
     assert adata.n_obs == 2660 and adata.obs["batch"].nunique() == 16
     assert adata.n_vars == 3004 - removed(adata).loc["qc.min_cells", "n_removed"]

@@ -61,7 +61,7 @@ def _h5ad(adata: AnnData, folder: Path, key: str) -> Path:
 
 def _zarr(adata: AnnData, folder: Path, version: int) -> Path:
     with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(Writing )?zarr v[23]")  # what will be the default is no matter here
+        warnings.simplefilter("ignore")  # of what will be the default one day
         adata.write_zarr(folder / "counts.zarr")
     return folder / "counts.zarr"
 
@@ -170,6 +170,7 @@ def _two_files(folder: Path, same_barcodes: bool = False) -> tuple[AnnData, AnnD
     one, two = toy_counts(seed=1), toy_counts(seed=2)
     two = two[:, ["GENE5", "GENE3", *two.var_names[10:]]].copy()
     two.obs["extra"] = "yes"
+    two.obs["note"] = np.nan
     if not same_barcodes:
         two.obs_names = "other-" + two.obs_names
     paths = {name: str(folder / name / "counts.h5ad") for name in ("first", "second")}
@@ -342,6 +343,13 @@ def test_pictures_come_back_as_they_were_written(name: str, tmp_path: Path) -> N
     assert source.obs_names[:3].tolist() == [f"cat/{i}-{name}" for i in (0, 2, 4)]
     assert source.obs["label"].tolist() == ["cat"] * 3 + ["dog"] * 3
     np.testing.assert_allclose(as_stack(source), np.stack(expected)[[0, 2, 4, 1, 3, 5]], rtol=1e-6)
+
+
+def test_grey_with_transparency_stays_grey(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.new("LA", (4, 4), (102, 255)).save(tmp_path / "a" / "1.png")
+    images = as_stack(read(settings("images", paths=str(tmp_path))))
+    np.testing.assert_allclose(images, np.full((1, 1, 4, 4), 0.4), atol=1e-6)
 
 
 def test_palettes_and_transparency_become_colour_on_black(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from nvae_bio.data.files import read_file
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import pick_matrix
 from nvae_bio.data.mtx import read_mtx_folder
-from nvae_bio.data.names import listed, part_names, unique_names
+from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
-from nvae_bio.data.tables import TABLE_ENDINGS, read_frame, text_column
+from nvae_bio.data.tables import TABLE_ENDINGS, check_once, read_frame, text_column
 from nvae_bio.errors import UserError
 
 LIBRARY_COLUMN = (
@@ -37,7 +36,8 @@ def read_counts(settings: CountsSettings, log: RemovalLog) -> AnnData:
         UserError: a file that is missing, broken, of an unknown kind, or holds no counts.
     """
     names = part_names(settings.paths)
-    parts = [counts_from_anndata(_read(Path(path), settings, log), settings, path) for path in settings.data_paths]
+    with names_may_repeat():
+        parts = [counts_from_anndata(_read(Path(path), settings, log), settings, path) for path in settings.data_paths]
     return join_parts(parts, names, settings, log, what="genes")
 
 
@@ -115,9 +115,7 @@ def _library(counts: AnnData, settings: CountsSettings, where: str) -> np.ndarra
 
 
 def _read_10x_h5(path: Path) -> AnnData:
-    with warnings.catch_warnings():  # repeated gene names are looked at later
-        warnings.filterwarnings("ignore", message="Variable names are not unique")
-        return scanpy.read_10x_h5(path, gex_only=False)
+    return scanpy.read_10x_h5(path, gex_only=False)
 
 
 def _genes_only(counts: AnnData, where: str, log: RemovalLog) -> AnnData:
@@ -168,11 +166,12 @@ def _read_table(path: Path, settings: CountsSettings) -> AnnData:
     keys |= {settings.library_key, settings.split.key}
     numeric = np.array([pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes], dtype=bool)
     is_obs = np.array([name in keys for name in frame.columns], dtype=bool) | ~numeric
+    check_once(frame.columns[is_obs], str(path))
     genes = frame.loc[:, ~is_obs]
     if genes.empty:
         raise UserError(f"{path}: no column of numbers; for genes as rows set transpose: true")
     return AnnData(
-        sparse.csr_matrix(genes.to_numpy(dtype=np.float64)),
+        sparse.csr_matrix(genes.to_numpy(dtype=np.float64, na_value=np.nan)),
         obs=frame.loc[:, is_obs].set_axis(frame.index.astype(str), axis=0),
         var=pd.DataFrame(index=genes.columns.astype(str)),
     )

@@ -14,9 +14,9 @@ from nvae_bio.config import FeaturesSettings
 from nvae_bio.data.files import read_file
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import pick_matrix
-from nvae_bio.data.names import listed, part_names, unique_names
+from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
-from nvae_bio.data.tables import TABLE_ENDINGS, is_table, read_frame, text_column
+from nvae_bio.data.tables import TABLE_ENDINGS, check_once, is_table, read_frame, text_column
 from nvae_bio.errors import UserError
 
 
@@ -27,7 +27,8 @@ def read_features(settings: FeaturesSettings, log: RemovalLog) -> AnnData:
         UserError: a file that is missing, broken or of an unknown kind, or a value that is no finite number.
     """
     names = part_names(settings.paths)
-    parts = [_read(Path(path), settings) for path in settings.data_paths]
+    with names_may_repeat():
+        parts = [_read(Path(path), settings) for path in settings.data_paths]
     return join_parts(parts, names, settings, log, what="features")
 
 
@@ -63,8 +64,9 @@ def _read(path: Path, settings: FeaturesSettings) -> AnnData:
             raise UserError(f"{path}: index_column: no {settings.index_column!r}; allowed: {listed(frame.columns)}")
         frame = frame.set_index(settings.index_column)
     chosen = _feature_columns(frame, settings, str(path))
+    check_once(frame.columns[~chosen], str(path))
     table = AnnData(
-        frame.loc[:, chosen].to_numpy(dtype=np.float64),
+        frame.loc[:, chosen].to_numpy(dtype=np.float64, na_value=np.nan),
         obs=frame.loc[:, ~chosen].set_axis(frame.index.astype(str), axis=0),
         var=pd.DataFrame(index=frame.columns[chosen].astype(str)),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
-from typing import Any
 
 import anndata
 import idx2numpy
@@ -18,7 +17,7 @@ from nvae_bio import schema
 from nvae_bio.config import ImagesSettings
 from nvae_bio.data.files import read_file
 from nvae_bio.data.join import join_parts
-from nvae_bio.data.names import listed, part_names, unique_names
+from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
 from nvae_bio.data.pictures import differing, read_folder
 from nvae_bio.data.pixels import fit_images, image_shape, pack_images, to_unit
 from nvae_bio.data.removed import RemovalLog
@@ -39,7 +38,8 @@ def read_images(settings: ImagesSettings, log: RemovalLog) -> AnnData:
     if settings.label_paths and len(settings.label_paths) != len(paths):
         raise UserError(f"label_paths: {len(settings.label_paths)} files for {len(paths)} in paths; allowed: one each")
     labels: list[str] | list[None] = settings.label_paths or [None] * len(paths)
-    parts = [_read(Path(path), label, settings, log) for path, label in zip(paths, labels, strict=True)]
+    with names_may_repeat():
+        parts = [_read(Path(path), label, settings, log) for path, label in zip(paths, labels, strict=True)]
     for path, part in zip(paths, parts, strict=True):
         part.obs_names = unique_names(part.obs_names, "sample", path, settings.make_unique)
         if image_shape(part.var) != image_shape(parts[0].var):
@@ -162,6 +162,7 @@ def _read_npz(path: Path, settings: ImagesSettings) -> AnnData:
         name: values for name, values in arrays.items() if name != key and values.shape[:1] == arrays[key].shape[:1]
     }
     flat = {name: values.reshape(-1) for name, values in columns.items() if values.size == len(values)}
+    flat = {name: values.astype(str) if values.dtype.kind == "S" else values for name, values in flat.items()}
     obs = pd.DataFrame(flat, index=[str(i) for i in range(len(arrays[key]))])
     return _pack(arrays[key], obs, settings, str(path))
 
@@ -177,9 +178,8 @@ def _medmnist_obs(arrays: dict[str, np.ndarray], name: str, where: str) -> pd.Da
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays but those that hold Python objects: these would run code when loaded."""
-    loaded: Any = np.load(path, allow_pickle=False)
     arrays = {}
-    with loaded:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
         for name in loaded.files:
             try:
                 arrays[name] = loaded[name]

@@ -13,7 +13,7 @@ from nvae_bio import schema
 from nvae_bio.config import DatasetSettings
 from nvae_bio.data.names import listed
 from nvae_bio.data.removed import RemovalLog, What
-from nvae_bio.data.tables import read_frame, text_column
+from nvae_bio.data.tables import check_once, read_frame, text_column
 from nvae_bio.errors import UserError
 
 
@@ -94,6 +94,7 @@ def join_label_table(adata: AnnData, settings: DatasetSettings, log: RemovalLog)
     path = Path(str(settings.label_table))
     table = read_frame(path, text_column(path, settings.label_table_key))
     key = settings.label_table_key if settings.label_table_key is not None else str(table.columns[0])
+    check_once(table.columns, str(path))
     if key not in table:
         raise UserError(f"{path}: label_table_key: no column {key!r}; allowed: {listed(table.columns)}")
     table = table.set_index(table.pop(key).astype(str))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import scanpy
 from anndata import AnnData
 
 from nvae_bio.data.files import read_file
+from nvae_bio.data.names import names_may_repeat
 from nvae_bio.errors import UserError
 
 WHAT = "a 10x mtx folder (matrix.mtx, barcodes.tsv and genes.tsv or features.tsv, each plain or .gz)"
@@ -55,6 +55,5 @@ def _bring(source: Path, folder: Path, name: str, compress: bool) -> None:
 
 
 def _read(folder: Path) -> AnnData:
-    with warnings.catch_warnings():  # repeated gene names are looked at later
-        warnings.filterwarnings("ignore", message="Variable names are not unique")
+    with names_may_repeat():
         return scanpy.read_10x_mtx(folder, make_unique=False, gex_only=False)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 from anndata.utils import make_index_unique
 
 from nvae_bio.errors import UserError
+
+
+@contextmanager
+def names_may_repeat() -> Iterator[None]:
+    """No warning about repeated names while a file is read: `unique_names` decides on them afterwards."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(Variable|Observation) names are not unique")
+        yield
 
 
 def listed(names: Iterable[object], limit: int = 30) -> str:

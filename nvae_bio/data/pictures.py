@@ -87,8 +87,9 @@ def _pixels(path: Path) -> np.ndarray:
             return np.asarray(image).astype(np.uint16)
         if image.mode == "I":
             raise UserError(f"{path}: 32-bit integer pixels; allowed: 8- or 16-bit, or floats in [0, 1]")
-        converted = image.convert(COLOUR[image.mode]) if image.mode in COLOUR else image.copy()
+        mode = image.mode
+        converted = image.convert(COLOUR[mode]) if mode in COLOUR else image.copy()
     if converted.mode == "RGBA":
         black = Image.new("RGBA", converted.size, (0, 0, 0, 255))
-        converted = Image.alpha_composite(black, converted).convert("RGB")
+        converted = Image.alpha_composite(black, converted).convert("L" if mode == "LA" else "RGB")
     return np.asarray(converted)

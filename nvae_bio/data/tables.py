@@ -17,6 +17,11 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(TABLE_ENDINGS)
 
 
+def _check_ending(path: Path) -> None:
+    if not is_table(path):
+        raise UserError(f"{path}: unknown file ending for a table; allowed: {', '.join(TABLE_ENDINGS)}")
+
+
 def _separator(path: Path) -> str:
     return "\t" if ".tsv" in path.name.lower() else ","
 
@@ -35,6 +40,7 @@ def text_column(path: Path, key: str | None = None) -> str | None:
     Returns:
         Its name; None for parquet (which has types of its own) and where the first column has no header.
     """
+    _check_ending(path)
     if not _is_text(path):
         return None
     head = read_file(path, lambda file: pd.read_csv(file, sep=_separator(path), nrows=5), "a csv or tsv table")
@@ -56,12 +62,22 @@ def read_frame(path: Path, text: str | None = None) -> pd.DataFrame:
     Raises:
         UserError: no such file, unknown ending, not a table, or no rows.
     """
-    if not is_table(path):
-        raise UserError(f"{path}: unknown file ending for a table; allowed: {', '.join(TABLE_ENDINGS)}")
+    _check_ending(path)
     frame = read_file(path, pd.read_parquet if not _is_text(path) else lambda file: _read_text(file, text), "a table")
     if frame.empty:
         raise UserError(f"{path}: the table has no rows or no columns")
     return frame
+
+
+def check_once(columns: pd.Index, where: str) -> None:
+    """Refuse repeated columns: which of them is meant?
+
+    Raises:
+        UserError: naming the first one.
+    """
+    twice = columns[columns.duplicated()]
+    if len(twice):
+        raise UserError(f"{where}: column {str(twice[0])!r} stands more than once; allowed: once")
 
 
 def _read_text(path: Path, text: str | None) -> pd.DataFrame:

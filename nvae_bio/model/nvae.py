@@ -45,8 +45,9 @@ class Posterior:
 
     def own(self, block: Tensor) -> DiagonalGaussian:
         """One private block of each sample, (batch, K), by its index (batch,): `NVAE.block` of the label."""
-        index = block[:, None, None]  # a negative one is an error here, where plain indexing would take the last block
-        mean, log_std = (part.take_along_dim(index, 1).squeeze(1) for part in (self.private.mean, self.private.log_std))
+        # gather refuses a negative index, where plain indexing would take the last block
+        index = block[:, None, None].expand(-1, 1, self.private.mean.shape[2])
+        mean, log_std = (part.gather(1, index).squeeze(1) for part in (self.private.mean, self.private.log_std))
         return DiagonalGaussian(mean, log_std)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import textwrap
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nvae_bio import schema
-from nvae_bio.plot.style import MISSING, OKABE_ITO, colors_of, make_panels
+from nvae_bio.plot.style import OKABE_ITO, colors_of, make_panels
 
 QC_AXES = {"n_counts": "counts a cell", "n_genes": "detected genes a cell", "mito_share": "mitochondrial share"}
 QC_LIMITS = {"n_counts": "min_counts", "n_genes": "min_genes", "mito_share": "max_mito_share"}
@@ -20,14 +22,14 @@ QC_LIMITS = {"n_counts": "min_counts", "n_genes": "min_genes", "mito_share": "ma
 def plot_data(prepared: AnnData) -> Figure:
     """Filters with their victims, class sizes by split, and QC histograms (counts) or mean pictures (images)."""
     data = prepared.uns[schema.DATA]
-    extra = {"counts": 3, "images": 1}.get(data["kind"], 0)
-    figure, axes = make_panels(2 + extra, 4.2, 3.4, 3)
+    measured = [c for c in QC_AXES if not data["qc"][c].isna().all()] if data["kind"] == "counts" else []
+    figure, axes = make_panels(2 + len(measured) + (data["kind"] == "images"), 4.2, 3.4, 3)
     _plot_removed(axes[0], data["removed"])
     _plot_classes(axes[1], prepared.obs)
     if data["kind"] == "counts":
         limits = json.loads(data["settings"])["qc"]
-        for ax, (column, title) in zip(axes[2:], QC_AXES.items(), strict=True):
-            _plot_qc(ax, data["qc"], column, title, limits[QC_LIMITS[column]])
+        for ax, column in zip(axes[2:], measured, strict=True):
+            _plot_qc(ax, data["qc"], column, QC_AXES[column], limits[QC_LIMITS[column]])
     elif data["kind"] == "images":
         _plot_mean_images(axes[2], prepared)
     return figure
@@ -37,14 +39,15 @@ def _plot_removed(ax: Axes, removed: pd.DataFrame) -> None:
     """One bar a filter, labelled with how many it removed and how many were left."""
     places = np.arange(len(removed))[::-1]
     ax.barh(places, removed["n_removed"], color=OKABE_ITO[5])
-    names = [f"{reason}\n({what})" for reason, what in zip(removed["reason"], removed["what"], strict=True)]
+    texts = [f"{reason} ({what})" for reason, what in zip(removed["reason"], removed["what"], strict=True)]
+    names = [textwrap.fill(text, 36) for text in texts]
     ax.set_yticks(places, names, fontsize=6)
     for place, gone, left in zip(places, removed["n_removed"], removed["n_left"], strict=True):
         ax.annotate(f" −{gone}, {left} left", (gone, place), va="center", fontsize=6)
     ax.set_xlabel("removed")
     ax.set_title("filters")
-    ax.margins(x=0.45)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.6 * max(1, removed["n_removed"].max()))
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def _plot_classes(ax: Axes, obs: pd.DataFrame) -> None:
@@ -59,7 +62,7 @@ def _plot_classes(ax: Axes, obs: pd.DataFrame) -> None:
     ax.tick_params(axis="y", labelsize=7 if len(sizes) <= 15 else 5)
     ax.set_xlabel("samples")
     ax.set_title("classes and splits")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.08), columnspacing=1)
 
 
 def _plot_qc(ax: Axes, qc: pd.DataFrame, column: str, title: str, limit: float) -> None:
@@ -72,6 +75,9 @@ def _plot_qc(ax: Axes, qc: pd.DataFrame, column: str, title: str, limit: float) 
         ax.hist(values[qc["kept"].to_numpy(bool) == kept], bins=bins.tolist(), color=color, alpha=0.8, label=name)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if bins[0] <= limit <= bins[-1]:
         ax.axvline(limit, color="black", linestyle=":", linewidth=1, label="limit")
     ax.set_xlabel(title)
@@ -95,5 +101,5 @@ def _plot_mean_images(ax: Axes, prepared: AnnData) -> None:
     ax.imshow(tile(rows), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.spines[:].set_color(MISSING)
+    ax.spines[:].set_visible(False)
     ax.set_title("mean training picture, classes in order")

@@ -45,7 +45,7 @@ def _kl_panels(report: AnnData, kind: str, transpose: bool) -> Figure:
         rows = (table["seed"] == seed).to_numpy()
         part = table[rows]
         names = [
-            f"{MARK[out]} {name + ' ' if name else ''}{dim}"
+            f"{MARK[out]} {name} d{dim}" if name else f"{MARK[out]} d{dim}"
             for out, name, dim in zip(part["outcome"], part["class"], part["dim"], strict=True)
         ]
         values = kl[rows]

@@ -18,12 +18,14 @@ def as_text(values: pd.Series) -> pd.Series:
     ['3', None]
     """
     missing = values.isna().to_numpy()
-    plain = values.astype(object)
-    if pd.api.types.is_float_dtype(values.dtype):
-        plain = plain.map(lambda value: int(value) if float(value).is_integer() else value, na_action="ignore")
-    text = plain.astype(str).to_numpy(dtype=object)
-    text[missing | (text == "")] = None
+    text = [None if gone else _text(value) for value, gone in zip(values.astype(object), missing, strict=True)]
     return pd.Series(text, index=values.index, dtype=object)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value) or None
 
 
 def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:
@@ -105,7 +107,7 @@ def allot(sizes: np.ndarray, floors: np.ndarray, total: int) -> np.ndarray:
         total: samples to keep.
 
     >>> allot(np.array([900, 90, 10]), np.array([10, 10, 10]), 100).tolist()
-    [82, 8, 10]
+    [80, 10, 10]
     """
     if sizes.sum() <= total:
         return sizes

@@ -112,7 +112,8 @@ def _source_split(values: pd.Series, key: str, where: str) -> np.ndarray:
     split = said.map(SAID_AS)
     if split.isna().any():
         unknown = values[split.isna()].iloc[0]
-        raise UserError(f"{where}: split.key: column {key!r} has value {unknown!r}; allowed: {', '.join(SAID_AS)}")
+        said_so = "no value for a sample" if pd.isna(unknown) else f"value {unknown!r}"
+        raise UserError(f"{where}: split.key: column {key!r} has {said_so}; allowed: {', '.join(SAID_AS)}")
     return split.to_numpy(dtype=object)
 
 

@@ -90,9 +90,10 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
 
     `from_files`: obs has a column `batch` made from the names of files, which is the batch where no other key is named.
     """
+    library, obs = obs.get(LIBRARY_COLUMN), obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
     known = pd.DataFrame({schema.LABEL: read_labels(obs, settings, where)}, index=obs.index)
-    if LIBRARY_COLUMN in obs:
-        known[schema.LIBRARY] = obs[LIBRARY_COLUMN]
+    if library is not None:
+        known[schema.LIBRARY] = library
     batch_key = schema.BATCH if settings.batch_key is None and from_files else settings.batch_key
     keys = {"batch_key": batch_key, "donor_key": settings.donor_key, "condition_key": settings.condition_key}
     for (setting, key), name in zip(keys.items(), (schema.BATCH, schema.DONOR, schema.CONDITION), strict=True):
@@ -107,8 +108,7 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
 
 def _check_column(obs: pd.DataFrame, key: str, setting: str, where: str) -> None:
     if key not in obs:
-        columns = [column for column in obs.columns if column != LIBRARY_COLUMN]
-        raise UserError(f"{where}: {setting}: no column {key!r}; allowed: {listed(columns) or 'none'}")
+        raise UserError(f"{where}: {setting}: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
 
 
 def _quality_control(

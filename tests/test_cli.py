@@ -1,0 +1,166 @@
+"""The command line: help, the happy path and the errors of every command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import nvae_bio
+from nvae_bio.cli import cli, main
+from nvae_bio.data.files import write_anndata
+from tests.toys import fit_settings, prepared_images, raw_counts, trained
+
+COMMANDS = ["prepare", "train", "embed", "factors", "generate", "plot"]
+MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
+FIT = fit_settings().model_dump_json()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with raw counts."""
+    monkeypatch.chdir(tmp_path)
+    raw_counts().write_h5ad("raw.h5ad")
+    return tmp_path
+
+
+def dataset(**values: object) -> str:
+    return json.dumps({"kind": "counts", "paths": "raw.h5ad", "n_top_genes": None, **values})
+
+
+def test_every_command_is_known_and_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sorted(cli.commands) == sorted(COMMANDS)
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert "Example" in said
+        assert f"nvae-bio {command} --" in said
+        assert all(option.help for option in cli.commands[command].params if option.name != "help"), command
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert nvae_bio.__version__ in capsys.readouterr().out
+
+
+def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.yaml").write_text(
+        "datasets: {toy: {kind: counts, paths: raw.h5ad, n_top_genes: null}}\n"
+        f"runs: {{toy: {{dataset: toy, model: {json.loads(FIT)['model']}, training: {{max_epochs: 2}}}}}}\n".replace(
+            "None", "null"
+        )
+    )
+    assert main(["prepare", "--settings", "config.yaml:datasets.toy", "--output", "data.h5ad"]) == 0
+    for seed in ("0", "1"):
+        Path(seed).mkdir()
+        model = ["--weights", f"{seed}/model.safetensors", "--card", f"{seed}/model.json"]
+        history = ["--history", f"{seed}/history.parquet", "--seed", seed]
+        assert main(["train", "--data", "data.h5ad", *model, *history, "--settings", "config.yaml:runs.toy"]) == 0
+        embedded = f"{seed}/embedded.h5ad"
+        assert (
+            main(["embed", "--data", "data.h5ad", *model, "--output", embedded, "--settings", '{"umap": false}']) == 0
+        )
+        drawn = ["--samples", f"{seed}/samples.h5ad", "--traversals", f"{seed}/traversals.h5ad"]
+        assert main(["generate", "--data", "data.h5ad", *model, *drawn]) == 0
+    embedded_options = ["--embedded", "0/embedded.h5ad", "--embedded", "1/embedded.h5ad"]
+    assert main(["factors", *embedded_options, "--report", "factors.h5ad", "--table", "factors.parquet"]) == 0
+    histories = ["--history", "0/history.parquet", "--history", "1/history.parquet"]
+    assert main(["plot", "--output", "figures", "--data", "data.h5ad", *histories, "--report", "factors.h5ad"]) == 0
+    assert main(["plot", "--output", "figures", "--embedded", "0/embedded.h5ad"]) == 0
+
+    assert anndata.read_h5ad("factors.h5ad").obs["seed"].unique().tolist() == [0, 1]
+    assert len(pd.read_parquet("factors.parquet")) == 2 * (10 + 3 * 2)
+    assert anndata.read_h5ad("1/embedded.h5ad").uns["nvae"]["seed"] == 1
+    assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 7
+    assert not list(folder.rglob("*.part*"))
+
+
+def test_the_command_line_gives_what_python_gives(folder: Path) -> None:
+    main(["prepare", "--settings", dataset(), "--output", "data.h5ad"])
+    main(["train", "--data", "data.h5ad", *MODEL, "--history", "h.parquet", "--settings", FIT, "--seed", "2"])
+    prepared = nvae_bio.prepare_data(nvae_bio.config.load_dataset(dataset()))
+    in_memory = nvae_bio.train_model(prepared, fit_settings(), 2)
+    from_file = nvae_bio.load_model(Path("model.safetensors"), Path("model.json"))
+    for name, value in in_memory.network.state_dict().items():
+        assert torch.equal(value, from_file.network.state_dict()[name])
+    assert pd.read_parquet("h.parquet").equals(in_memory.history)
+    assert np.array_equal(anndata.read_h5ad("data.h5ad").X.toarray(), prepared.X.toarray())
+
+
+ERRORS = {
+    "no such command": (["trane"], "No such command 'trane'"),
+    "missing option": (["train"], "Missing option"),
+    "unknown option": (["plot", "--colour", "red"], "No such option"),
+    "negative seed": (["train", "--seed", "-1"], "-1 is not in the range"),
+    "unknown key": (
+        ["prepare", "--settings", dataset(n_top_gene=5), "--output", "x.h5ad"],
+        "--settings: n_top_gene: unknown key; did you mean 'n_top_genes'?",
+    ),
+    "not JSON": (["prepare", "--settings", "{oh", "--output", "x.h5ad"], "--settings: not valid JSON"),
+    "no settings file": (["prepare", "--settings", "no.yaml", "--output", "x.h5ad"], "no.yaml: cannot be read"),
+    "no raw file": (["prepare", "--settings", dataset(paths="no.h5ad"), "--output", "x.h5ad"], "no.h5ad: no such file"),
+    "no label": (["prepare", "--settings", dataset(label_key="kind"), "--output", "x.h5ad"], "'kind'"),
+    "no prepared file": (
+        ["train", "--data", "no.h5ad", *MODEL, "--history", "h.parquet"],
+        "no.h5ad: no such file or folder",
+    ),
+    "not prepared": (
+        ["train", "--data", "raw.h5ad", *MODEL, "--history", "h.parquet"],
+        "raw.h5ad: no uns['nvae_data']; was it written by `nvae-bio prepare`?",
+    ),
+    "likelihood": (
+        ["train", "--data", "data.h5ad", *MODEL, "--history", "h.parquet",
+         "--settings", '{"model": {"likelihood": "bernoulli"}}'],
+        "model.likelihood: 'bernoulli' does not fit data of kind 'counts'; allowed: negative_binomial",
+    ),
+    "truncated": (
+        ["train", "--data", "cut.h5ad", *MODEL, "--history", "h.parquet"],
+        "cut.h5ad: cannot be read as an .h5ad",
+    ),
+    "no model": (["embed", "--data", "data.h5ad", *MODEL, "--output", "x.h5ad"], "model.json: no such file"),
+    "other data": (
+        ["generate", "--data", "data.h5ad", "--weights", "im.safetensors", "--card", "im.json", "--samples", "x.h5ad",
+         "--traversals", "y.h5ad"],
+        "of kind 'counts', the model was trained on 'images'",
+    ),
+    "nothing embedded": (["factors", "--report", "x.h5ad", "--table", "y.parquet"], "Missing option '--embedded'"),
+    "not embedded": (
+        ["factors", "--embedded", "data.h5ad", "--report", "x.h5ad", "--table", "y.parquet"],
+        "data.h5ad: no uns['nvae']; was it written by `nvae-bio embed`?",
+    ),
+    "nothing to draw": (["plot", "--output", "figures"], "plot: nothing to draw"),
+    "traversals alone": (["plot", "--output", "figures", "--traversals", "x.h5ad"], "--traversals needs --report"),
+    "not a report": (["plot", "--output", "figures", "--report", "data.h5ad"], "data.h5ad: no uns['nvae']"),
+    "folder in the way": (["prepare", "--settings", dataset(), "--output", "raw.h5ad/x.h5ad"], "raw.h5ad"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input_ends_in_one_line_exit_code_2_and_no_output(
+    case: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, said = ERRORS[case]
+    write_anndata(nvae_bio.prepare_data(nvae_bio.config.load_dataset(dataset())), Path("data.h5ad"))
+    Path("cut.h5ad").write_bytes(Path("data.h5ad").read_bytes()[:2000])
+    nvae_bio.save_model(trained("images"), Path("im.safetensors"), Path("im.json"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("nvae-bio: ")
+    assert said in lines[0]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_existing_output_survives_a_failed_step(folder: Path) -> None:
+    write_anndata(prepared_images(), Path("data.h5ad"))
+    before = Path("data.h5ad").read_bytes()
+    assert main(["prepare", "--settings", dataset(min_samples_per_class=1000), "--output", "data.h5ad"]) == 2
+    assert Path("data.h5ad").read_bytes() == before

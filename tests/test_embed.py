@@ -1,0 +1,176 @@
+"""Embeddings: what each key holds, and laws that tie keys together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import scanpy as sc
+import torch
+
+from nvae_bio import embed_data, schema
+from nvae_bio.config import EmbeddingSettings
+from nvae_bio.data.batches import to_samples
+from nvae_bio.data.files import write_anndata
+from nvae_bio.embed import EFFECT_SD, decoded_effects, encode
+from tests.toys import (
+    CLASSES,
+    NO_UMAP,
+    PREPARED,
+    embedded,
+    prepared_counts,
+    prepared_features,
+    prepared_images,
+    trained,
+)
+
+
+def in_order(prepared: anndata.AnnData) -> np.ndarray:
+    return np.asarray([CLASSES.index(name) for name in prepared.obs["label"].astype(str)])
+
+
+@pytest.mark.parametrize("kind", ["counts", "features", "images"])
+def test_keys_shapes_and_order(kind: str) -> None:
+    prepared, adata = PREPARED[kind](), embedded(kind)
+    n_shared, n_private = 10, 2
+    assert list(adata.obs_names) == list(prepared.obs_names)
+    assert list(adata.var_names) == list(prepared.var_names)
+    widths = {key: table.shape[1] for key, table in adata.obsm.items()}
+    assert widths == {
+        "X_nvae_shared": n_shared,
+        "X_nvae_specific": n_private,
+        "X_nvae": n_shared + 3 * n_private,
+        "nvae_shared_std": n_shared,
+        "nvae_specific_std": n_private,
+        "nvae_class_probability": 3,
+        "nvae_kl_shared": n_shared,
+        "nvae_kl_private": 3 * n_private,
+    }
+    for key in ("nvae_effect_shared", "nvae_effect_class_0", "nvae_effect_class_2"):
+        low, mid, high = (np.asarray(adata.varm[key + end]) for end in ("_lower", "", "_upper"))
+        assert mid.shape == (prepared.n_vars, n_shared if key.endswith("shared") else n_private)
+        assert (low <= mid).all()
+        assert (mid <= high).all()
+    assert adata.uns["nvae"]["fingerprint"] == prepared.uns["nvae_data"]["fingerprint"]
+    assert list(adata.uns["nvae"]["classes"]) == CLASSES
+    assert not adata.uns["nvae"]["calibrated"]
+    assert all(np.isfinite(table).all() for table in adata.obsm.values())
+
+
+@pytest.mark.parametrize("variant", ["cvae", "vae", "per_class"])
+def test_a_latent_that_a_variant_lacks_has_no_key(variant: str) -> None:
+    keys = set(embedded("counts", variant).obsm)
+    lacking = {"X_nvae_shared", "nvae_shared_std", "nvae_kl_shared"}
+    if variant != "per_class":
+        lacking = {"X_nvae_specific", "nvae_specific_std", "nvae_kl_private"}
+    assert not lacking & keys
+    assert "X_nvae" in keys
+
+
+def test_the_joint_embedding_is_shared_beside_masked_blocks() -> None:
+    adata = embedded("counts")
+    blocks = adata.obsm["X_nvae"][:, 10:].reshape(-1, 3, 2).copy()
+    own = in_order(adata)
+    rows = np.arange(adata.n_obs)
+    assert (adata.obsm["X_nvae"][:, :10] == adata.obsm["X_nvae_shared"]).all()
+    assert (blocks[rows, own] == adata.obsm["X_nvae_specific"]).all()
+    blocks[rows, own] = 0
+    assert not blocks.any()
+
+
+def test_kl_follows_from_mean_and_std() -> None:
+    adata = embedded("features")
+    mean, std = adata.obsm["X_nvae_shared"].astype(float), adata.obsm["nvae_shared_std"].astype(float)
+    expected = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+    np.testing.assert_allclose(adata.obsm["nvae_kl_shared"], expected, atol=1e-4)
+
+
+def test_confidence_and_predicted_class_follow_from_the_probabilities() -> None:
+    adata = embedded("images")
+    probability = adata.obsm["nvae_class_probability"]
+    np.testing.assert_allclose(probability.sum(1), 1, atol=1e-5)
+    assert (np.array(CLASSES)[probability.argmax(1)] == adata.obs["nvae_label"].astype(str)).all()
+    np.testing.assert_array_equal(adata.obs["nvae_confidence"], probability.max(1))
+
+
+def test_more_draws_move_the_bound_little_and_its_mean_less() -> None:
+    few = embedded("counts").obs["nvae_elbo"]
+    many = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings(n_draws=100, umap=False)).obs["nvae_elbo"]
+    assert abs(few.mean() - many.mean()) < 1.0
+    assert np.corrcoef(few, many)[0, 1] > 0.99
+
+
+def test_an_unlabelled_sample_gets_the_block_of_its_likeliest_class() -> None:
+    prepared = prepared_counts().copy()
+    hidden = np.arange(prepared.n_obs) % 5 == 0
+    prepared.obs.loc[hidden, "label"] = np.nan
+    adata = embed_data(prepared, trained("counts"), NO_UMAP)
+    blocks = adata.obsm["X_nvae"][:, 10:].reshape(-1, 3, 2)
+    used = np.abs(blocks).sum(2).argmax(1)
+    predicted = adata.obs["nvae_label"].astype(str).to_numpy()
+    assert (np.array(CLASSES)[used[hidden]] == predicted[hidden]).all()
+    assert (used[~hidden] == in_order(prepared_counts())[~hidden]).all()
+
+
+def test_rows_do_not_depend_on_each_other() -> None:
+    whole = embedded("counts")
+    some = embed_data(prepared_counts()[::3].copy(), trained("counts"), NO_UMAP)
+    np.testing.assert_allclose(some.obsm["X_nvae"], whole.obsm["X_nvae"][::3], atol=1e-5)
+
+
+def test_twice_the_same_gives_the_same_bits() -> None:
+    settings = EmbeddingSettings(umap=True)
+    one, other = (embed_data(prepared_images(), trained("images"), settings) for _ in range(2))
+    for key in one.obsm:
+        assert np.array_equal(one.obsm[key], other.obsm[key], equal_nan=True), key
+    for key in one.varm:
+        assert np.array_equal(one.varm[key], other.varm[key]), key
+
+
+def test_the_effect_of_a_private_factor_is_a_difference_of_decoded_means() -> None:
+    """By hand, for one factor of class c1 in the Gaussian model."""
+    prepared, network = prepared_features(), trained("features").network
+    samples = to_samples(prepared, CLASSES)
+    encoded = encode(network, samples, 1, 0)
+    _, private = decoded_effects(network, samples, encoded, 10_000, 0)
+    rows = (samples.label == 1).nonzero().squeeze(1)
+    mean, std = encoded.private.mean[rows, 1], encoded.private.log_std[rows, 1].exp()
+    center, spread = mean[:, 0].mean(), (mean[:, 0].var(correction=0) + (std[:, 0] ** 2).mean()).sqrt()
+    decoded = []
+    with torch.no_grad():
+        for sign in (-EFFECT_SD, EFFECT_SD):
+            own = mean.clone()
+            own[:, 0] = center + sign * spread
+            decoded.append(network.decode(encoded.shared.mean[rows], own, samples.label[rows], None).mean)
+    expected = (decoded[1] - decoded[0]).mean(0)
+    np.testing.assert_allclose(private[1].mean[:, 0], expected, atol=1e-4)
+
+
+def test_embedding_does_not_change_its_input() -> None:
+    before = prepared_counts().copy()
+    embed_data(prepared_counts(), trained("counts"), NO_UMAP)
+    assert set(before.obsm) == set(prepared_counts().obsm)
+    assert before.obs.equals(prepared_counts().obs)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of scanpy, umap-learn and numba, in calls that are the user's own
+def test_scanpy_works_on_the_file(tmp_path: Path) -> None:
+    write_anndata(embedded("counts"), tmp_path / "embedded.h5ad")
+    adata = sc.read_h5ad(tmp_path / "embedded.h5ad")
+    sc.pp.neighbors(adata, use_rep="X_nvae_shared")
+    sc.tl.umap(adata)
+    axes = sc.pl.umap(adata, color=["label", "nvae_elbo"], show=False)
+    assert len(axes) == 2
+    assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
+    for key in embedded("counts").obsm:
+        np.testing.assert_array_equal(adata.obsm[key], embedded("counts").obsm[key])
+
+
+def test_umaps_are_laid_out_only_where_asked_for() -> None:
+    assert schema.UMAP not in embedded("images").obsm
+    adata = embed_data(prepared_images(), trained("images"), EmbeddingSettings())
+    assert adata.obsm[schema.UMAP].shape == (150, 2)
+    assert np.isfinite(adata.obsm[schema.UMAP]).all()
+    assert schema.SPECIFIC_UMAP not in adata.obsm  # two private dims are drawn as they are

@@ -1,0 +1,179 @@
+"""Figures: each draws what its table says, for every kind of data and variant, and is written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nvae_bio import embed_data, generate_samples, report_factors, traverse_factors
+from nvae_bio.config import EmbeddingSettings, GenerationSettings
+from nvae_bio.data.files import write_anndata
+from nvae_bio.errors import UserError
+from nvae_bio.plot import (
+    plot,
+    plot_data,
+    plot_history,
+    plot_private_kl,
+    plot_private_traversals,
+    plot_samples,
+    plot_shared_embedding,
+    plot_shared_kl,
+    plot_shared_traversals,
+    plot_specific_embedding,
+    plot_top_features,
+)
+from nvae_bio.plot.images import as_picture, tile
+from nvae_bio.plot.style import FORMATS, OKABE_ITO, colors_of, house_style, save_figure
+from tests.toys import PREPARED, embedded, prepared_counts, prepared_images, trained
+
+VARIANTS = ["nvae", "cvae", "vae", "per_class"]
+
+
+@pytest.fixture(autouse=True)
+def styled() -> Iterator[None]:
+    with house_style():
+        yield
+
+
+def texts(figure: Figure) -> str:
+    """All that is written in a figure, once it is drawn."""
+    FigureCanvasAgg(figure).draw()
+    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.parametrize("kind", ["counts", "features", "images"])
+def test_the_data_figure_names_every_filter_and_class(kind: str) -> None:
+    said = texts(plot_data(PREPARED[kind]()))
+    assert "filters" in said
+    for name in ("c0", "c1", "c2", "train", "validation", "test"):
+        assert name in said
+    assert ("counts a cell" in said) == (kind == "counts")
+    assert ("mean training picture" in said) == (kind == "images")
+
+
+def test_the_bars_of_the_data_figure_are_the_class_sizes() -> None:
+    figure = plot_data(prepared_counts())
+    widths = sum(patch.get_width() for patch in figure.axes[1].patches)
+    assert widths == prepared_counts().n_obs
+    removed = prepared_counts().uns["nvae_data"]["removed"]["n_removed"].sum()
+    assert sum(patch.get_width() for patch in figure.axes[0].patches) == removed
+
+
+def test_training_curves_show_every_seed_and_the_kept_epoch() -> None:
+    histories = {f"seed {seed}": trained("counts", seed=seed).history for seed in (0, 1)}
+    figure = plot_history(histories)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert len(lines) == 4
+    validation = histories["seed 0"].query("split == 'validation'")["elbo"]
+    assert any(np.array_equal(line.get_ydata(), validation) for line in lines)
+    assert "seed 1" in texts(figure)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["counts", "features", "images"])
+def test_report_and_embedding_figures_draw_for_every_kind_and_variant(kind: str, variant: str) -> None:
+    adata = embedded(kind, variant)
+    report = report_factors([adata])
+    private, shared = texts(plot_private_kl(report)), texts(plot_shared_kl(report))
+    assert ("no private factors" in private) == (variant in ("cvae", "vae"))
+    assert ("no shared factors" in shared) == (variant == "per_class")
+    assert texts(plot_top_features(report))
+    assert ("no private factors" in texts(plot_specific_embedding(adata))) == (variant in ("cvae", "vae"))
+    assert "No UMAP" in texts(plot_shared_embedding(adata))
+
+
+def test_the_heat_map_shows_the_numbers_of_the_report() -> None:
+    report = report_factors([embedded("features")])
+    mesh = plot_private_kl(report).axes[0].collections[0]
+    rows = (report.obs["kind"] == "private").to_numpy()
+    np.testing.assert_allclose(np.ravel(mesh.get_array()), report.obsm["kl_by_class"][rows].T.ravel())
+
+
+def test_umaps_are_coloured_by_class_batch_donor_and_condition() -> None:
+    adata = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings())
+    said = texts(plot_shared_embedding(adata))
+    assert all(f"by {key}" in said for key in ("label", "donor", "condition"))
+    assert "by batch" not in said
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pictures(variant: str) -> None:
+    model, report = trained("images", variant), report_factors([embedded("images", variant)])
+    samples = generate_samples(model, prepared_images(), GenerationSettings(n_per_class=3))
+    moved = traverse_factors(model, prepared_images(), GenerationSettings(n_steps=3))
+    said = texts(plot_samples(samples))
+    assert "σ = 1.4" in said
+    assert ("no shared factors" in texts(plot_shared_traversals(moved, report))) == (variant == "per_class")
+    assert ("no private factors" in texts(plot_private_traversals(moved, report))) == (variant in ("cvae", "vae"))
+
+
+def test_a_row_of_pixels_becomes_the_picture_it_was() -> None:
+    grey, colour = np.random.default_rng(0).random((1, 5, 4)), np.random.default_rng(1).random((3, 5, 4))
+    assert np.array_equal(as_picture(grey.ravel(), (1, 5, 4)), grey[0])
+    assert np.array_equal(as_picture(colour.ravel(), (3, 5, 4)), colour.transpose(1, 2, 0))
+    tiled = tile([[grey[0], grey[0]], [grey[0], grey[0]]])
+    assert tiled.shape == (12, 10)
+    assert np.array_equal(tiled[6:11, 5:9], grey[0])
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 20, 21, 60])
+def test_colours_are_distinct(n: int) -> None:
+    colors = colors_of([str(i) for i in range(n)])
+    assert len({tuple(np.round(c, 6)) if not isinstance(c, str) else c for c in colors.values()}) == n
+    assert n > len(OKABE_ITO) or set(colors.values()) <= set(OKABE_ITO)
+
+
+def test_files_are_real_pictures_and_the_same_twice(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        save_figure(plot_private_kl(report_factors([embedded("counts")])), tmp_path / folder, "kl")
+    assert sorted(path.suffix[1:] for path in (tmp_path / "a").iterdir()) == sorted(FORMATS)
+    with Image.open(tmp_path / "a" / "kl.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+    assert (tmp_path / "a" / "kl.svg").read_bytes() == (tmp_path / "b" / "kl.svg").read_bytes()
+
+
+def test_the_step_draws_what_it_is_given(tmp_path: Path) -> None:
+    model = trained("images")
+    write_anndata(prepared_images(), tmp_path / "data.h5ad")
+    write_anndata(report_factors([embedded("images")]), tmp_path / "factors.h5ad")
+    write_anndata(traverse_factors(model, prepared_images()), tmp_path / "traversals.h5ad")
+    write_anndata(generate_samples(model, prepared_images()), tmp_path / "samples.h5ad")
+    (tmp_path / "0").mkdir()
+    model.history.to_parquet(tmp_path / "0" / "history.parquet")
+    names = plot(
+        tmp_path / "out",
+        data=tmp_path / "data.h5ad",
+        histories=[tmp_path / "0" / "history.parquet"],
+        report=tmp_path / "factors.h5ad",
+    )
+    assert names == ["data", "training", "kl_private", "kl_shared", "top_features"]
+    names += plot(
+        tmp_path / "out",
+        samples=tmp_path / "samples.h5ad",
+        traversals=tmp_path / "traversals.h5ad",
+        report=tmp_path / "factors.h5ad",
+    )
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == set(names)
+    assert len(names) == 8
+
+
+def test_pictures_of_counts_are_refused(tmp_path: Path) -> None:
+    write_anndata(generate_samples(trained("counts"), prepared_counts()), tmp_path / "samples.h5ad")
+    with pytest.raises(UserError, match="of kind 'counts'; pictures need kind 'images'"):
+        plot(tmp_path / "out", samples=tmp_path / "samples.h5ad")
+    assert not (tmp_path / "out").exists()
+
+
+def test_limits_of_qc_are_drawn() -> None:
+    prepared = prepared_counts().copy()
+    settings = json.loads(prepared.uns["nvae_data"]["settings"])
+    settings["qc"]["min_counts"] = int(prepared.uns["nvae_data"]["qc"]["n_counts"].median())
+    prepared.uns["nvae_data"]["settings"] = json.dumps(settings)
+    assert "limit" in texts(plot_data(prepared))
