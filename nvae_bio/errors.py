@@ -63,9 +63,7 @@ def _explain(details: ErrorDetails, model: Any) -> tuple[str, str, str]:
         return _join(steps), "", "this key is required"
     if kind.startswith("union_tag_"):
         tags = ", ".join(map(repr, _tags(annotation)))
-        given = (
-            f"{details['ctx']['tag']!r} is not allowed" if kind == "union_tag_invalid" else "this key is required"
-        )
+        given = f"{details['ctx']['tag']!r} is not allowed" if kind == "union_tag_invalid" else "this key is required"
         return _join([*steps, "kind"]), "", f"{given}; allowed: {tags}"
     message = details["msg"].replace("valid tuple", "valid list").replace(" after validation", "")
     if kind in ("model_type", "model_attributes_type", "dict_type"):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-hypothesis.settings.register_profile("house", deadline=None)  # a slow machine is no error
+# the same examples every time, and a slow machine is no error
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("house")
 torch.set_num_threads(1)  # the same bits on every machine, and no worker takes another's core
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -481,7 +481,6 @@ PARTS = {
 RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
 
 
-@settings(max_examples=3000)
 @given(RUNS)
 def test_run_comes_back_from_its_json(run: RunSettings) -> None:
     assert load_settings(run.model_dump_json(), RunSettings) == run
@@ -489,7 +488,6 @@ def test_run_comes_back_from_its_json(run: RunSettings) -> None:
     assert TypeAdapter(RunSettings).validate_json(run.model_dump_json()) == run
 
 
-@settings(max_examples=3000)
 @given(DATASETS)
 def test_dataset_comes_back_from_its_json(dataset: DatasetSettings) -> None:
     back = load_dataset(dataset.model_dump_json())
@@ -497,7 +495,6 @@ def test_dataset_comes_back_from_its_json(dataset: DatasetSettings) -> None:
     assert back == dataset
 
 
-@settings(max_examples=1500)
 @given(DATASETS, RUNS)
 def test_workflow_comes_back_from_its_yaml(
     tmp_path_factory: pytest.TempPathFactory, dataset: DatasetSettings, run: RunSettings

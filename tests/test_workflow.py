@@ -1,0 +1,219 @@
+"""The workflow: lint, dry runs, rule graph, and a small run from raw samples to figures."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from nvae_bio.config import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted(ROOT.glob("config/*.yaml")) + sorted(ROOT.glob("config/*/*.yaml"))
+TINY = ROOT / "config" / "test.yaml"
+PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images"}
+GRAPH = {
+    ("prepare_data", "train_model"),
+    ("prepare_data", "embed_data"),
+    ("prepare_data", "generate_samples"),
+    ("prepare_data", "plot_figures"),
+    ("train_model", "embed_data"),
+    ("train_model", "generate_samples"),
+    ("train_model", "plot_figures"),
+    ("embed_data", "report_factors"),
+    ("embed_data", "plot_embedding"),
+    ("report_factors", "plot_figures"),
+    ("report_factors", "plot_images"),
+    ("generate_samples", "plot_images"),
+    *((rule, "all") for rule in ("embed_data", "report_factors", "generate_samples", *PLOT_RULES)),
+}
+
+
+def snakemake(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the workflow in `folder`, with the environment that runs the tests."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
+    return subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def dry_run(config: Path, folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return snakemake("--dry-run", "--cores", "2", "--configfile", config, *arguments, folder=folder)
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Rule → number of jobs, from the table that a dry run prints."""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE) if name != "total"}
+
+
+def with_inputs(config: Path, folder: Path) -> None:
+    """Empty files where the config expects raw ones: enough for a dry run."""
+    for dataset in load_config(config).datasets.values():
+        for path in dataset.path_list:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
+
+
+def test_lint_is_clean() -> None:
+    done = snakemake("--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path: Path) -> None:
+    with_inputs(config, tmp_path)
+    done = dry_run(config, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    settings = load_config(config)
+    n_models = sum(len(run.seeds) for run in settings.runs.values())
+    n_images = sum(len(run.seeds) for run in settings.runs.values() if settings.datasets[run.dataset].kind == "images")
+    used = {run.dataset for run in settings.runs.values()}
+    expected = dict.fromkeys(("train_model", "embed_data", "generate_samples", "plot_embedding"), n_models)
+    expected |= {"prepare_data": len(used), "plot_images": n_images, "all": 1}
+    expected |= dict.fromkeys(("report_factors", "plot_figures"), len(settings.runs))
+    assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}
+
+
+def test_the_rule_graph_is_the_one_that_is_meant() -> None:
+    graph = snakemake("--rulegraph").stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    assert {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)} == GRAPH
+
+
+def test_every_rule_has_its_environment_log_benchmark_and_resources() -> None:
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for rule in re.split(r"^rule (?=\w+:)", file.read_text(), flags=re.MULTILINE)[1:]:
+            for directive in ("    log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime=", "-m nvae_bio "):
+                assert rule.count(directive) == 1, (rule.splitlines()[0], directive)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("n_shared: 3", "n_shred: 3"), "runs.cells.model.n_shred: unknown key; did you mean 'n_shared'?"),
+        (("dataset: cells", "dataset: sells"), "'sells' is no data set; allowed: cells, digits"),
+        (("max_epochs: 4", "max_epochs: 0"), "training.max_epochs: 0 is not allowed: should be greater than 0"),
+    ],
+)
+def test_a_wrong_config_ends_in_one_line_before_any_job(change: tuple[str, str], said: str, tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(TINY.read_text().replace(*change, 1))
+    done = snakemake("--cores", "1", "--configfile", config, folder=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("nvae-bio: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "wrong.yaml" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_slurm_profile_is_read() -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    profile = ROOT / "workflow" / "profiles" / "slurm"
+    done = snakemake("--dry-run", "--workflow-profile", profile, "--sdm", "env-modules")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny config has run."""
+    folder = tmp_path_factory.mktemp("workflow")
+    done = snakemake("--cores", "2", "--configfile", TINY, folder=folder)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_every_output_is_there_and_whole(finished: Path) -> None:
+    for name, run in load_config(TINY).runs.items():
+        results = finished / "results" / name
+        report = anndata.read_h5ad(results / "factors.h5ad")
+        assert report.obs["seed"].nunique() == len(run.seeds)
+        assert len(pd.read_parquet(results / "factors.parquet")) == report.n_obs
+        for seed in run.seeds:
+            embedded = anndata.read_h5ad(results / str(seed) / "embedded.h5ad")
+            assert embedded.obsm["X_nvae_shared"].shape == (embedded.n_obs, run.model.n_shared)
+            assert anndata.read_h5ad(results / str(seed) / "samples.h5ad").n_obs > 0
+    figures = list(finished.rglob("*.png"))
+    assert len(figures) == 3 * 5 + 4 * 2 + 2 * 3
+    for figure in figures:
+        with Image.open(figure) as picture:
+            assert np.asarray(picture.convert("L")).std() > 1, figure
+        assert figure.with_suffix(".svg").exists()
+    assert not list(finished.rglob("*.part*"))
+    for log in (finished / "logs").rglob("*.log"):
+        assert "Warning" not in log.read_text(), log.read_text()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Path, tmp_path: Path) -> None:
+    assert "Nothing to be done" in dry_run(TINY, finished).stdout
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"]["cells"]["training"]["learning_rate"] = 0.002
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(values))
+    output = dry_run(changed, finished).stdout
+    assert job_counts(output) == {
+        "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
+        "plot_figures": 1, "all": 1,
+    }  # fmt: skip
+    assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
+
+
+@pytest.mark.slow
+def test_a_setting_of_the_report_leaves_the_models_alone(finished: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"]["digits"]["report"]["n_bootstrap"] = 200
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(values))
+    assert job_counts(dry_run(changed, finished).stdout) == {
+        "report_factors": 1, "plot_figures": 1, "plot_images": 1, "all": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_second_run_gives_identical_arrays(finished: Path, tmp_path: Path) -> None:
+    target = "results/digits/0/embedded.h5ad"
+    done = snakemake(target, "--cores", "2", "--configfile", TINY, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    one, other = (anndata.read_h5ad(folder / target) for folder in (finished, tmp_path))
+    assert one.obs.equals(other.obs)
+    for slot in ("obsm", "varm"):
+        assert set(getattr(one, slot)) == set(getattr(other, slot))
+        for key, value in getattr(one, slot).items():
+            assert np.array_equal(value, getattr(other, slot)[key], equal_nan=True), key
+    name = "results/digits/0/model.safetensors"
+    assert (finished / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_report_holds_every_figure_with_its_caption(finished: Path) -> None:
+    done = snakemake("--report", "report.html", "--configfile", TINY, folder=finished)
+    assert done.returncode == 0, done.stderr[-5000:]
+    html = (finished / "report.html").read_text()
+    for figure in ("kl_private.png", "embedding_shared.png", "traversals_private.png", "data.png"):
+        assert figure in html
+    assert "A star marks a factor called active" in html
+
+
+@pytest.mark.slow
+def test_the_workflow_stops_at_bad_data_and_says_why_in_the_log(tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"] = {"cells": values["runs"]["cells"]}
+    values["datasets"]["cells"] |= {"min_samples_per_class": 60, "rare_classes": "error"}
+    config = tmp_path / "bad.yaml"
+    config.write_text(yaml.safe_dump(values))
+    done = snakemake("--cores", "2", "--configfile", config, folder=tmp_path)
+    assert done.returncode == 1
+    (line,) = (tmp_path / "logs" / "prepare_data" / "cells.log").read_text().strip().splitlines()
+    assert "min_samples_per_class" in line
+    assert not list(tmp_path.rglob("*.h5ad"))
