@@ -88,20 +88,35 @@ def outputs(model: torch.nn.Module, batch: Batch) -> list[Tensor]:
 # --- convolutions see images as images -------------------------------------------------------------------------------
 
 
-def test_conv_reads_channels_then_rows_then_columns() -> None:
+def test_trunk_reads_channels_then_rows_then_columns() -> None:
     # a pixel reaches exactly the outputs of the first stage whose 3×3 window, 2 apart, covers it
     trunk = ConvTrunk((2, 11, 13), (4, 6), (8,))
-    torch.nn.init.ones_(trunk.stages[0][0].weight)
-    torch.nn.init.zeros_(trunk.stages[0][0].bias)
-    channel, row, column = 1, 4, 7
-    x = torch.zeros(1, 2 * 11 * 13)
-    x[0, channel * 11 * 13 + row * 13 + column] = 1
-    seen = trunk.stages[0][0](x.reshape(1, 2, 11, 13))[0, 0]
-    expected = torch.zeros(6, 7)
-    for i in range(6):
-        for j in range(7):
-            expected[i, j] = abs(2 * i - row) <= 1 and abs(2 * j - column) <= 1
-    torch.testing.assert_close(seen, expected)
+    first = trunk.stages[0][0]
+    torch.nn.init.zeros_(first.bias)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([0.0, 1.0])[:, None, None])  # only the second channel is seen
+    seen: list[Tensor] = []
+    first.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0, 0]))
+    row, column = 4, 7
+    for channel in range(2):
+        x = torch.zeros(1, 2 * 11 * 13)
+        x[0, channel * 11 * 13 + row * 13 + column] = 1
+        trunk(x)
+    covered = torch.tensor(
+        [[float(abs(2 * i - row) <= 1 and abs(2 * j - column) <= 1) for j in range(7)] for i in range(6)]
+    )
+    torch.testing.assert_close(seen[0], torch.zeros(6, 7))
+    torch.testing.assert_close(seen[1], covered)
+
+
+def test_head_writes_channels_then_rows_then_columns() -> None:
+    head = ConvHead((2, 11, 13), (4, 6), (8,))
+    drawn: list[Tensor] = []
+    head.stages[-1].register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
+    pixels = head(torch.rand(3, 8, generator=make_generator(0)))
+    for channel, row, column in [(0, 0, 0), (0, 4, 7), (1, 10, 12)]:
+        at = channel * 11 * 13 + row * 13 + column
+        torch.testing.assert_close(pixels[:, at], drawn[0][:, channel, row, column])
 
 
 @law

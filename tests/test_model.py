@@ -72,13 +72,16 @@ def test_gathered_composition_equals_the_dense_masked_form(c: int, k: int, s: in
     )
 
 
-def test_no_class_is_an_error_and_not_the_last_class() -> None:
-    model, batch = make_model(**VARIANTS["nvae"]), make_batch()
+@pytest.mark.parametrize("variant", ["nvae", "cvae", "per_class"])
+def test_no_class_is_an_error_and_not_the_last_class(variant: str) -> None:
+    model, batch = make_model(variant, **VARIANTS[variant]), make_batch()
     unlabelled = torch.full_like(batch.label, -1)
-    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
-        model.posterior(batch.x, None).own(unlabelled)
-    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
-        model.decode(torch.zeros(7, 3).double(), torch.zeros(7, 2).double(), unlabelled, None)
+    shared, own = make_noise(model, 7).split([model.n_shared, model.n_private], dim=1)
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds|DATA bounds)"):
+        model.decode(shared, own, unlabelled, None)
+    if model.n_private:
+        with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds|DATA bounds)"):
+            model.posterior(batch.x, None).own(unlabelled)
 
 
 # --- the variants ----------------------------------------------------------------------------------------------------
@@ -298,6 +301,16 @@ def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) ->
     total = len(batch.x) if batch.library is None else batch.library.sum()
     mean = model.decode(torch.zeros(1, 3).double(), torch.zeros(1, 2).double(), torch.tensor([1]), library).mean[0]
     torch.testing.assert_close(mean, batch.x.sum(0) / total, rtol=1e-3, atol=1e-3)
+
+
+def test_starting_the_decoder_starts_the_likelihood_too() -> None:
+    counts, features = make_batch("negative_binomial", n=9), make_batch("gaussian", n=50)
+    model = make_model(likelihood="negative_binomial", **VARIANTS["nvae"])
+    model.fit_output_bias(counts.x, counts.library)
+    assert model.likelihood.log_reference.exp().item() == pytest.approx(counts.library.median().item())
+    model = make_model(likelihood="gaussian", **VARIANTS["nvae"])
+    model.fit_output_bias(features.x, None)
+    torch.testing.assert_close(model.likelihood.log_std.exp(), features.x.std(0, correction=0))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -63,7 +63,7 @@ def test_truncated_weights_are_refused(files: tuple[Path, Path], cut: int) -> No
         ("", "Invalid JSON"),
         ("{", "Invalid JSON"),
         ("[]", "model.json"),
-        ('{"version": "1"}', "settings: required, but not given"),
+        ('{"version": "1"}', "settings: this key is required"),
     ],
 )
 def test_a_broken_card_is_refused_in_one_line(files: tuple[Path, Path], text: str, said: str) -> None:

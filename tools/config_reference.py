@@ -25,7 +25,7 @@ TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
 HEAD = """\
 # Config reference
 
-<!-- Written by `python tools/config_reference.py`; change the descriptions in nvae_bio/config.py instead. -->
+<!-- Written by `python tools/config_reference.py`; change the descriptions in nvae_bio/config/ instead. -->
 
 A config file has two mappings: `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a
 model, how it is trained, which seeds). Names of data sets and runs are yours: letters, digits, `-` and `_`. A key that

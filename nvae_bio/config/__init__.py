@@ -1,0 +1,64 @@
+"""Settings: the only schema of a config file.
+
+A config lists `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a model, how it is
+trained, which seeds). Everything is frozen and refuses unknown keys. This module imports neither torch nor scanpy, so
+that Snakemake can validate a config before any job.
+"""
+
+from nvae_bio.config.base import Name, Settings, Share
+from nvae_bio.config.datasets import (
+    BUILTINS,
+    CountsSettings,
+    Dataset,
+    DatasetSettings,
+    FeaturesSettings,
+    ImagesSettings,
+    QcSettings,
+    SplitSettings,
+)
+from nvae_bio.config.reading import iter_fields, load_config, load_dataset, load_settings, parse_settings
+from nvae_bio.config.runs import (
+    LIKELIHOODS,
+    EmbeddingSettings,
+    FitSettings,
+    GenerationSettings,
+    LikelihoodName,
+    ModelSettings,
+    ReportSettings,
+    RunSettings,
+    TrainingSettings,
+    Variant,
+    WorkflowSettings,
+    check_model_fits,
+)
+
+__all__ = [
+    "BUILTINS",
+    "LIKELIHOODS",
+    "CountsSettings",
+    "Dataset",
+    "DatasetSettings",
+    "EmbeddingSettings",
+    "FeaturesSettings",
+    "FitSettings",
+    "GenerationSettings",
+    "ImagesSettings",
+    "LikelihoodName",
+    "ModelSettings",
+    "Name",
+    "QcSettings",
+    "ReportSettings",
+    "RunSettings",
+    "Settings",
+    "Share",
+    "SplitSettings",
+    "TrainingSettings",
+    "Variant",
+    "WorkflowSettings",
+    "check_model_fits",
+    "iter_fields",
+    "load_config",
+    "load_dataset",
+    "load_settings",
+    "parse_settings",
+]

@@ -1,0 +1,132 @@
+"""Settings from JSON text and YAML files, with one clear line where they are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, RootModel, ValidationError
+
+from nvae_bio.config.datasets import Dataset
+from nvae_bio.config.runs import WorkflowSettings
+from nvae_bio.errors import UserError, models_in, nearest, one_line
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error, not a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what `<<` brings gives way
+        for key in _twice(self.construct_object(key, deep=True) for key in own):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key in _twice(key for key, _ in pairs):
+        raise ValueError(f"key {key!r} stands twice")
+    return dict(pairs)
+
+
+def _twice(keys: Iterable[Any]) -> list[Any]:
+    found = list(keys)
+    return [key for key in found if found.count(key) > 1]
+
+
+def parse_settings(values: Any, model: type[SettingsType], source: str) -> SettingsType:
+    """Validated settings from plain values.
+
+    Raises:
+        UserError: one line naming the source, the key, the value and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(one_line(error, model, source)) from None
+
+
+def load_settings(source: str, model: type[SettingsType]) -> SettingsType:
+    """Settings from JSON text, from a YAML file, or from one entry of a config file.
+
+    Args:
+        source: text that starts with `{`; the path of a file; or `PATH:datasets.NAME`, `PATH:runs.NAME`. Of a run, a
+            model takes the keys that it has, or is one of its parts: one entry serves every step.
+        model: a settings class.
+
+    Raises:
+        UserError: no such file or entry, not YAML, or settings that are not allowed.
+
+    >>> load_settings('{"max_epochs": 3}', TrainingSettings).max_epochs
+    3
+    """
+    path, colon, entry = source.rpartition(":")
+    if source.lstrip().startswith("{"):
+        return parse_settings(_read_values(source, "--settings", _parse_json), model, "--settings")
+    if colon and "/" not in entry and not Path(source).exists():
+        return _take_entry(load_config(path), entry, model, path)
+    return parse_settings(_read_values(source, source, _parse_yaml_file), model, source)
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_json_object)
+
+
+def _parse_yaml_file(path: str) -> Any:
+    values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+    return {} if values is None else values
+
+
+def _read_values(text: str, source: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        form = "JSON" if parse is _parse_json else "YAML"
+        raise UserError(f"{source}: not valid {form}: {' '.join(str(error).split())}") from None
+
+
+def _take_entry(config: WorkflowSettings, key: str, model: type[SettingsType], path: str) -> SettingsType:
+    """One data set or run of a config, or the part of it that is of type `model`."""
+    entries: dict[str, BaseModel] = {f"datasets.{name}": dataset for name, dataset in config.datasets.items()}
+    entries |= {f"runs.{name}": run for name, run in config.runs.items()}
+    if key not in entries:
+        raise UserError(f"{path}: no entry {key!r}; {nearest(key, entries)}there are: {', '.join(entries)}")
+    entry = entries[key]
+    for wanted in models_in(model):
+        if isinstance(entry, wanted):
+            return parse_settings({name: getattr(entry, name) for name in wanted.model_fields}, model, path)
+        for _, part in entry:
+            if isinstance(part, wanted):
+                return parse_settings(part, model, path)
+    section = "datasets" if key.startswith("runs.") else "runs"
+    raise UserError(f"{path}:{key}: an entry of `{section}` is needed here")
+
+
+def load_dataset(source: str) -> Dataset:
+    """Settings of a data set of any kind, from what `load_settings` takes."""
+    return load_settings(source, _AnyDataset).root
+
+
+class _AnyDataset(RootModel[Dataset]):
+    pass
+
+
+def load_config(path: str | Path) -> WorkflowSettings:
+    """A whole config file, validated."""
+    return load_settings(str(path), WorkflowSettings)
+
+
+def iter_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key below a settings model with its field, depth first; a nested model's own keys follow it."""
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from iter_fields(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field

@@ -1,0 +1,201 @@
+"""Settings of runs: a model, how it is trained and reported; and of a whole config, which joins them to data sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from nvae_bio.config.base import Name, Settings
+from nvae_bio.config.datasets import Dataset
+
+Variant = Literal["nvae", "cvae", "vae", "per_class"]
+LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
+LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
+    "counts": ("negative_binomial",),
+    "images": ("bernoulli", "gaussian"),
+    "features": ("gaussian",),
+}
+
+
+class ModelSettings(Settings):
+    """N-VAE (Antorán & Miguel 2019, arXiv:1901.09415) and its baselines, from one code."""
+
+    variant: Variant = Field(
+        "nvae",
+        description="`nvae`: shared and private latents; `cvae`: no private ones; `vae`: no label either; `per_class`: "
+        "no shared ones",
+    )
+    n_shared: NonNegativeInt = Field(
+        10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there"
+    )
+    n_private: NonNegativeInt = Field(
+        2, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
+    )
+    beta_private: float = Field(1.0, gt=0, description="β_c of eq. 7, weight of the private KL; above 0")
+    private_kl: Literal["all", "own"] = Field(
+        "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
+    )
+    classifier_weight: float = Field(
+        1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
+    )
+    likelihood: LikelihoodName | None = Field(
+        None, description="default by kind: negative_binomial for counts, bernoulli for images, gaussian for features"
+    )
+    backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128), min_length=1, description="units of the dense layers of the encoder; mirrored in the decoder"
+    )
+    channels: tuple[PositiveInt, ...] = Field(
+        (32, 64), min_length=1, description="conv: channels of each stage, each halves the image"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dims_by_variant(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            lacking = {"cvae": "n_private", "vae": "n_private", "per_class": "n_shared"}
+            empty = [dims for variant, dims in lacking.items() if values.get("variant") == variant]
+            return dict.fromkeys(empty, 0) | values
+        return values
+
+    @model_validator(mode="after")
+    def _check_dims(self) -> ModelSettings:
+        private, shared = self.variant in ("nvae", "per_class"), self.variant != "per_class"
+        for name, wanted, value in (("n_shared", shared, self.n_shared), ("n_private", private, self.n_private)):
+            if wanted != (value > 0):
+                raise ValueError(
+                    f"{name} {value} does not fit variant {self.variant!r}: it must be {'above 0' if wanted else '0'}"
+                )
+        return self
+
+
+class TrainingSettings(Settings):
+    """How the model is fitted."""
+
+    max_epochs: PositiveInt = Field(200, description="passes over the training samples, at most")
+    batch_size: PositiveInt = Field(128, description="samples a step")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam step size; above 0")
+    warmup_share: float = Field(
+        0.25,
+        ge=0,
+        le=0.5,
+        description="share of all steps over which the KL weight rises from 0 to exactly 1; 0 to 0.5",
+    )
+    patience: PositiveInt | None = Field(
+        30,
+        description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: "
+        "never",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
+    n_threads: PositiveInt = Field(
+        1, description="CPU threads; part of the settings because it changes the last bits of a result"
+    )
+
+
+class EmbeddingSettings(Settings):
+    """What is computed for each sample from a trained model."""
+
+    n_draws: PositiveInt = Field(10, description="draws of z a sample for the bound on log p(x|y)")
+    n_effect_samples: PositiveInt = Field(100, description="samples a class over which decoded effects are averaged")
+    umap: bool = Field(True, description="lay the embeddings out in two dimensions with scanpy")
+
+
+class ReportSettings(Settings):
+    """The factor report."""
+
+    n_bootstrap: int = Field(1000, ge=100, description="bootstrap resamples of an interval; at least 100")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
+    null_quantile: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="quantile of the KL of structurally empty dims that a factor must pass, 0.5 to 1",
+    )
+    min_kl: float = Field(
+        0.01,
+        ge=0,
+        description="a factor with less is never called active (nats); at 0.01 the mean has 2 % of the variance",
+    )
+    n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
+
+
+class GenerationSettings(Settings):
+    """Samples and traversals drawn from the model."""
+
+    sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1.0, 1.4), min_length=1, description="scales of the prior noise; above 0"
+    )
+    n_per_class: PositiveInt = Field(16, description="samples for each class and each sigma")
+    n_steps: int = Field(9, ge=3, description="steps of a traversal; at least 3")
+    span: float = Field(
+        2.5, gt=0, description="a traversal goes from -span to +span (standard deviations of the prior)"
+    )
+
+
+class FitSettings(Settings):
+    """What `train` depends on."""
+
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class RunSettings(FitSettings):
+    """A data set, a model, how it is trained and reported, and the seeds."""
+
+    dataset: str = Field(description="name of an entry of `datasets`")
+    seeds: list[NonNegativeInt] = Field(
+        [0, 1, 2], min_length=1, description="random seeds; one model is trained for each"
+    )
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    report: ReportSettings = ReportSettings()
+    generation: GenerationSettings = GenerationSettings()
+
+    @property
+    def fit(self) -> FitSettings:
+        """The part that `train` depends on."""
+        return FitSettings(model=self.model, training=self.training)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("seeds must differ from each other")
+        return value
+
+
+class WorkflowSettings(Settings):
+    """A whole config file."""
+
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
+    runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
+
+    @model_validator(mode="after")
+    def _check_runs(self) -> WorkflowSettings:
+        for name, dataset in self.datasets.items():
+            if not dataset.has_source:
+                raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
+        for name, run in self.runs.items():
+            if run.dataset not in self.datasets:
+                raise ValueError(
+                    f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
+                )
+            check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
+        return self
+
+
+def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> LikelihoodName:
+    """The likelihood that `model` has on data of `kind`.
+
+    Raises:
+        ValueError: the likelihood or backbone cannot model data of that kind.
+    """
+    allowed = LIKELIHOODS[kind]
+    likelihood = model.likelihood or allowed[0]
+    if likelihood not in allowed:
+        raise ValueError(
+            f"{where}likelihood: {likelihood!r} does not fit data of kind {kind!r}; allowed: {', '.join(allowed)}"
+        )
+    if model.backbone == "conv" and kind != "images":
+        raise ValueError(f"{where}backbone: 'conv' needs data of kind 'images', not {kind!r}; allowed: mlp")
+    return likelihood
