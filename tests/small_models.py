@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,14 @@ class Batch(NamedTuple):
     library: Tensor | None
 
 
+@contextmanager
+def fixed_seed(seed: int = 0) -> Iterator[None]:
+    """For what draws its weights from torch's global state, which is left as it was; also a decorator of a test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -35,8 +45,7 @@ def make_model(
 ) -> NVAE:
     """In float64, with two hidden layers of 8 units unless told otherwise."""
     values = {"variant": variant, "hidden": (8, 8), **settings}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with fixed_seed(seed):
         model = build_nvae(ModelSettings.model_validate(values), likelihood, n_features, n_classes, image)
     return model.double()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import Batch, law, make_batch, make_generator, make_model, make_terms
+from small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_terms
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings, parse_settings
@@ -88,6 +88,7 @@ def outputs(model: torch.nn.Module, batch: Batch) -> list[Tensor]:
 # --- convolutions see images as images -------------------------------------------------------------------------------
 
 
+@fixed_seed()
 def test_trunk_reads_channels_then_rows_then_columns() -> None:
     # a pixel reaches exactly the outputs of the first stage whose 3×3 window, 2 apart, covers it
     trunk = ConvTrunk((2, 11, 13), (4, 6), (8,))
@@ -109,6 +110,7 @@ def test_trunk_reads_channels_then_rows_then_columns() -> None:
     torch.testing.assert_close(seen[1], covered)
 
 
+@fixed_seed()
 def test_head_writes_channels_then_rows_then_columns() -> None:
     head = ConvHead((2, 11, 13), (4, 6), (8,))
     drawn: list[Tensor] = []
@@ -121,6 +123,7 @@ def test_head_writes_channels_then_rows_then_columns() -> None:
 
 @law
 @given(st.integers(1, 3), st.integers(5, 20), st.integers(5, 20), st.integers(1, 3))
+@fixed_seed()
 def test_head_mirrors_trunk_at_any_size(n_channels: int, height: int, width: int, n_stages: int) -> None:
     image, channels = (n_channels, height, width), (3, 4, 2)[:n_stages]
     trunk, head = ConvTrunk(image, channels, (5, 6)), ConvHead(image, channels, (6, 5))
@@ -131,6 +134,7 @@ def test_head_mirrors_trunk_at_any_size(n_channels: int, height: int, width: int
 
 
 @pytest.mark.parametrize("size", SIZES)
+@fixed_seed()
 def test_every_pixel_is_drawn_by_the_last_stage(size: tuple[int, int]) -> None:
     # cropping keeps whole windows: with positive weights, no pixel is left at the 0 of an uncovered place
     head = ConvHead((1, *size), (3, 4), (5,))
@@ -151,6 +155,7 @@ def test_stages_halve_until_nothing_is_left(height: int, width: int, n_stages: i
             halved_sizes((1, height, width), n_stages)
 
 
+@fixed_seed()
 def test_too_many_stages_are_refused_in_one_line() -> None:
     settings = ModelSettings(backbone="conv", channels=(8, 8, 8, 8))
     with pytest.raises(UserError) as refusal:
@@ -181,6 +186,7 @@ def test_bad_widths_are_refused_in_one_line(key: str, value: object, said: str) 
     assert message.startswith(f"config.yaml: {key}") and said in message and "\n" not in message
 
 
+@fixed_seed()
 def test_dense_layers_chain_their_widths() -> None:
     layers = dense_layers([7, 5, 3])
     assert [layer.weight.shape for layer in layers if isinstance(layer, torch.nn.Linear)] == [(5, 7), (3, 5)]
