@@ -80,7 +80,7 @@ def complaint(text: str, folder: Path) -> str:
 
 def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
     """Every settings class."""
-    children = [child for child in model.__subclasses__() if child.__module__ == config.__name__]
+    children = [child for child in model.__subclasses__() if child.__module__.startswith(config.__name__)]
     return children + [grandchild for child in children for grandchild in all_models(child)]
 
 

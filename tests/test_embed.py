@@ -14,7 +14,7 @@ from nvae_bio import embed_data, schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.batches import to_samples
 from nvae_bio.data.files import write_anndata
-from nvae_bio.embed import EFFECT_SD, decoded_effects, encode
+from nvae_bio.embed import EFFECT_SD, _umap, decoded_effects, encode
 from tests.toys import (
     CLASSES,
     NO_UMAP,
@@ -166,6 +166,14 @@ def test_scanpy_works_on_the_file(tmp_path: Path) -> None:
     assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
     for key in embedded("counts").obsm:
         np.testing.assert_array_equal(adata.obsm[key], embedded("counts").obsm[key])
+
+
+@pytest.mark.slow  # numba compiles the approximate search that scanpy takes above 8,192 samples
+def test_scanpys_neighbours_of_many_samples_work_with_the_versions_here() -> None:
+    points = np.random.default_rng(0).normal(size=(8300, 3)).astype(np.float32)
+    layout = _umap(points, 0)
+    assert layout.shape == (8300, 2)
+    assert np.isfinite(layout).all()
 
 
 def test_umaps_are_laid_out_only_where_asked_for() -> None:

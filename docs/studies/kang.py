@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -88,13 +87,10 @@ def model_scores(prepared: AnnData, settings: FitSettings, variant: str, seed: i
 
 def pca_scores(prepared: AnnData, n_components: int) -> Iterator[Row]:
     """PCA of log-normalised counts, fitted on training cells."""
-    adata = prepared.copy()
-    adata.X = adata.X / adata.obs["library"].to_numpy()[:, None] * 1e4
-    sc.pp.log1p(adata)
-    x = np.asarray(adata.X.toarray())
-    train = x[split_of(adata, "train")]
+    x = np.log1p(prepared.X.toarray() / prepared.obs["library"].to_numpy()[:, None] * 1e4)
+    train = x[split_of(prepared, "train")]
     _, _, axes = np.linalg.svd(train - train.mean(0), full_matrices=False)
-    yield from probe_scores((x - train.mean(0)) @ axes[:n_components].T, adata, "shared")
+    yield from probe_scores((x - train.mean(0)) @ axes[:n_components].T, prepared, "shared")
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from nvae_bio.config.base import Name, Settings
 from nvae_bio.config.datasets import Dataset
 
+Width = Annotated[int, Field(ge=2)]  # a layer norm over one unit is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
 LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
@@ -43,11 +44,13 @@ class ModelSettings(Settings):
         None, description="default by kind: negative_binomial for counts, bernoulli for images, gaussian for features"
     )
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
-    hidden: tuple[PositiveInt, ...] = Field(
-        (128, 128), min_length=1, description="units of the dense layers of the encoder; mirrored in the decoder"
+    hidden: tuple[Width, ...] = Field(
+        (128, 128),
+        min_length=1,
+        description="units of the dense layers of the encoder, at least 2 each; mirrored in the decoder",
     )
-    channels: tuple[PositiveInt, ...] = Field(
-        (32, 64), min_length=1, description="conv: channels of each stage, each halves the image"
+    channels: tuple[Width, ...] = Field(
+        (32, 64), min_length=1, description="conv: channels of each stage, at least 2 each; a stage halves the image"
     )
 
     @model_validator(mode="before")
