@@ -61,6 +61,7 @@ def load_settings(source: str, model: type[SettingsType]) -> SettingsType:
     Raises:
         UserError: no such file or entry, not YAML, or settings that are not allowed.
 
+    >>> from nvae_bio.config import TrainingSettings
     >>> load_settings('{"max_epochs": 3}', TrainingSettings).max_epochs
     3
     """
