@@ -52,7 +52,7 @@ clean:
 	find nvae_bio tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	if [[ -z "$(PYTHON)" ]]; then
+	@if [[ -z "$(PYTHON)" ]]; then
 	    echo "No Python from 3.11 on with venv was found; name one: make PYTHON=/path/to/python3.11" >&2
 	    exit 1
 	fi

@@ -70,7 +70,7 @@ def prepare(settings: str, output: Path) -> None:
 @file_option("--card", "settings and provenance of the model to write (.json)")
 @file_option("--history", "training history to write (.parquet)")
 @settings_option("`model` and `training`", "runs.digits")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="random seed")
 def train(data: Path, weights: Path, card: Path, history: Path, settings: str, seed: int) -> None:
     """Train an N-VAE on a prepared data set.
 

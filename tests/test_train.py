@@ -19,8 +19,8 @@ from nvae_bio.trained import TrainedModel
 from tests.small_models import law
 from tests.toys import CLASSES, NO_UMAP, fit_settings, prepared_counts, prepared_features, trained
 
-# with room in z_s the private factor may go there (measured: 3 of 8 seeds at S = 2), so S is what was planted
-PLANTED = fit_settings(120, n_shared=1, n_private=1, hidden=[32])
+# with room in z_s the private factor may go there (measured: 1 of 6 seeds at S = 2), so S is what was planted
+PLANTED = fit_settings(240, n_shared=1, n_private=1, hidden=[32])
 
 
 def kl_matrix(model: TrainedModel, seed: int) -> np.ndarray:

@@ -100,6 +100,7 @@ def test_every_rule_has_its_environment_log_benchmark_and_resources() -> None:
     [
         (("n_shared: 3", "n_shred: 3"), "runs.cells.model.n_shred: unknown key; did you mean 'n_shared'?"),
         (("dataset: cells", "dataset: sells"), "'sells' is no data set; allowed: cells, digits"),
+        (("runs:", "runs: {}\nruns:"), "not valid YAML: key 'runs' stands twice"),
         (("max_epochs: 4", "max_epochs: 0"), "training.max_epochs: 0 is not allowed: should be greater than 0"),
     ],
 )

@@ -16,7 +16,7 @@ from nvae_bio.config.datasets import (
     QcSettings,
     SplitSettings,
 )
-from nvae_bio.config.reading import iter_fields, load_config, load_dataset, load_settings, parse_settings
+from nvae_bio.config.reading import check_yaml, iter_fields, load_config, load_dataset, load_settings, parse_settings
 from nvae_bio.config.runs import (
     LIKELIHOODS,
     EmbeddingSettings,
@@ -56,6 +56,7 @@ __all__ = [
     "Variant",
     "WorkflowSettings",
     "check_model_fits",
+    "check_yaml",
     "iter_fields",
     "load_config",
     "load_dataset",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from nvae_bio.config.base import Settings, Share
+from nvae_bio.config.base import Seed, Settings, Share
 
 BUILTINS = {"pbmc68k": "counts", "digits": "images"}
 
@@ -31,7 +31,7 @@ class SplitSettings(Settings):
     test_fold: NonNegativeInt = Field(
         0, description="the fold that is the test part when split by donor; the next one is validation"
     )
-    seed: NonNegativeInt = Field(0, description="random seed of the split")
+    seed: Seed = Field(0, description="random seed of the split")
 
     @model_validator(mode="after")
     def _check(self) -> SplitSettings:

@@ -118,6 +118,15 @@ class _AnyDataset(RootModel[Dataset]):
     pass
 
 
+def check_yaml(path: str | Path) -> None:
+    """Refuse a file in which a key stands twice, which Snakemake's own reader lets pass.
+
+    Raises:
+        UserError: unreadable, not YAML, or a key that stands twice in one mapping.
+    """
+    _read_values(str(path), str(path), _parse_yaml_file)
+
+
 def load_config(path: str | Path) -> WorkflowSettings:
     """A whole config file, validated."""
     return load_settings(str(path), WorkflowSettings)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from nvae_bio.config.base import Name, Settings
+from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.datasets import Dataset
 
-Width = Annotated[int, Field(ge=2)]  # a layer norm over one unit is constant
+Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
 LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
@@ -147,9 +147,7 @@ class RunSettings(FitSettings):
     """A data set, a model, how it is trained and reported, and the seeds."""
 
     dataset: str = Field(description="name of an entry of `datasets`")
-    seeds: list[NonNegativeInt] = Field(
-        [0, 1, 2], min_length=1, description="random seeds; one model is trained for each"
-    )
+    seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds; one model is trained for each")
     embedding: EmbeddingSettings = EmbeddingSettings()
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()

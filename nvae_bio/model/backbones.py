@@ -15,10 +15,14 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 def dense_layers(widths: Sequence[int]) -> nn.Sequential:
-    """Linear, layer norm and ReLU between each pair of `widths`; maps (batch, widths[0]) to (batch, widths[-1])."""
+    """Linear and ReLU between each pair of `widths`; maps (batch, widths[0]) to (batch, widths[-1]).
+
+    Without layer norm: with it, held-out bounds on counts were several nats lower, and private blocks took up more of
+    the shared variation.
+    """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

@@ -121,22 +121,20 @@ class Decoder(nn.Module):
     """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk.
 
     Args:
-        composition: first layer, to (batch, width).
-        width: its outputs.
+        composition: first layer, to (batch, width); a ReLU follows.
         head: network from (batch, width) to (batch, n_outputs), without a bias on its outputs.
         n_outputs: outputs for the likelihood.
     """
 
-    def __init__(self, composition: Composition, width: int, head: nn.Module, n_outputs: int) -> None:
+    def __init__(self, composition: Composition, head: nn.Module, n_outputs: int) -> None:
         super().__init__()
         self.composition = composition
-        self.hidden = nn.Sequential(nn.LayerNorm(width), nn.ReLU())
         self.head = head
         self.output_bias = nn.Parameter(torch.zeros(n_outputs))
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
         """Outputs, (batch, n_outputs)."""
-        outputs: Tensor = self.head(self.hidden(self.composition(shared, own, label)))
+        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label)))
         return outputs + self.output_bias
 
 
@@ -223,7 +221,7 @@ def build_nvae(
     return NVAE(
         Encoder(trunks[0], width, n_shared, n_blocks, n_private),
         Classifier(trunks[1], width, n_classes),
-        Decoder(Composition(n_shared, n_blocks, n_private, width), width, head, n_outputs),
+        Decoder(Composition(n_shared, n_blocks, n_private, width), head, n_outputs),
         likelihood_part,
         uses_label,
     )

@@ -5,13 +5,15 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from nvae_bio.config import WorkflowSettings, parse_settings
+from nvae_bio.config import WorkflowSettings, check_yaml, parse_settings
 from nvae_bio.errors import UserError
 
 # jobs find the package in the workflow's own folder, whatever environment they run in
 shell.prefix(f"export PYTHONPATH={workflow.basedir!r} PYTHONNOUSERSITE=1; ")
 
 try:
+    for file in workflow.configfiles:
+        check_yaml(os.path.relpath(file))
     settings = parse_settings(
         config, WorkflowSettings, ", ".join(map(os.path.relpath, workflow.configfiles))
     )
