@@ -187,9 +187,9 @@ def embed_data(
     Returns:
         AnnData with `obsm` X_nvae_shared (n, S), X_nvae_specific (n, K), X_nvae (n, S + C·K), their standard
         deviations, nvae_class_probability (n, C), nvae_kl_shared (n, S) and nvae_kl_private (n, C·K) in nats,
-        X_umap (n, 2); `obs` nvae_label, nvae_confidence, nvae_elbo (nats); `varm` nvae_effect_shared (G, S) and
-        nvae_effect_class_{i} (G, K), each with `_lower` and `_upper`; `uns["nvae"]`. A key whose width would be 0
-        (no shared or no private latent) is left out.
+        X_umap (n, 2), NaN where not laid out; `obs` nvae_label, nvae_confidence, nvae_elbo (nats); `varm`
+        nvae_effect_shared (G, S) and nvae_effect_class_{i} (G, K), each with `_lower` and `_upper`; `uns["nvae"]`. A
+        key whose width would be 0 (no shared or no private latent) is left out.
 
     Raises:
         UserError: the data are of another kind or have other features than the model.
@@ -208,7 +208,7 @@ def embed_data(
     _write_effects(adata, *effects, trained)
     adata.uns[schema.MODEL] = _provenance(trained, seed)
     if settings.umap:
-        _write_umaps(adata, encoded, seed)
+        _write_umaps(adata, encoded, settings.umap_max_samples, seed)
     return adata
 
 
@@ -267,7 +267,7 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
 
 
 def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
-    """scanpy's UMAP of an embedding, (n, 2); one column becomes two with a zero."""
+    """scanpy's UMAP of an embedding, (n, 2)."""
     import scanpy as sc
 
     adata = AnnData(obs=pd.DataFrame(index=[str(row) for row in range(len(embedding))]), obsm={"X": embedding})
@@ -278,17 +278,27 @@ def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(adata.obsm["X_umap"])
 
 
-def _write_umaps(adata: AnnData, encoded: Encoded, seed: int) -> None:
-    """X_umap of the shared embedding; of the specific one, class by class, where it has more than two dims."""
-    if schema.SHARED in adata.obsm and adata.n_obs > MIN_NEIGHBORS:
-        adata.obsm[schema.UMAP] = _umap(adata.obsm[schema.SHARED], seed)
+def _write_umaps(adata: AnnData, encoded: Encoded, max_samples: int, seed: int) -> None:
+    """X_umap of the shared embedding; of the specific one, class by class, where it has more than two dims.
+
+    Samples beyond `max_samples`, drawn at random, and those of classes too small for a layout have NaN.
+    """
+    drawn = np.zeros(adata.n_obs, dtype=bool)
+    drawn[np.random.default_rng(seed).permutation(adata.n_obs)[:max_samples]] = True
+    if schema.SHARED in adata.obsm:
+        adata.obsm[schema.UMAP] = _layout(adata.obsm[schema.SHARED], [drawn], seed)
     if schema.SPECIFIC in adata.obsm and adata.obsm[schema.SPECIFIC].shape[1] > 2:
-        layout = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
-        for index in encoded.label.unique().tolist():
-            rows = (encoded.label == index).numpy()
-            if rows.sum() > MIN_NEIGHBORS:
-                layout[rows] = _umap(adata.obsm[schema.SPECIFIC][rows], seed)
-        adata.obsm[schema.SPECIFIC_UMAP] = layout
+        groups = [drawn & (encoded.label == index).numpy() for index in encoded.label.unique().tolist()]
+        adata.obsm[schema.SPECIFIC_UMAP] = _layout(adata.obsm[schema.SPECIFIC], groups, seed)
+
+
+def _layout(embedding: np.ndarray, groups: list[np.ndarray], seed: int) -> np.ndarray:
+    """A UMAP of each group of rows by itself, (n, 2); NaN in no group, or in one that is too small."""
+    layout = np.full((len(embedding), 2), np.nan, dtype=np.float32)
+    for rows in groups:
+        if rows.sum() > MIN_NEIGHBORS:
+            layout[rows] = _umap(embedding[rows], seed)
+    return layout
 
 
 def embed(data: Path, weights: Path, card: Path, output: Path, settings: EmbeddingSettings) -> None:

@@ -182,3 +182,11 @@ def test_umaps_are_laid_out_only_where_asked_for() -> None:
     assert adata.obsm[schema.UMAP].shape == (150, 2)
     assert np.isfinite(adata.obsm[schema.UMAP]).all()
     assert schema.SPECIFIC_UMAP not in adata.obsm  # two private dims are drawn as they are
+
+
+def test_a_random_part_is_laid_out_where_samples_are_many() -> None:
+    adata = embed_data(prepared_images(), trained("images"), EmbeddingSettings(umap_max_samples=100))
+    laid_out = np.isfinite(adata.obsm[schema.UMAP]).all(1)
+    assert laid_out.sum() == 100
+    assert adata.obs["label"][laid_out].nunique() == 3
+    assert np.isfinite(adata.obsm[schema.SHARED]).all()

@@ -102,6 +102,9 @@ class EmbeddingSettings(Settings):
     n_draws: PositiveInt = Field(10, description="draws of z a sample for the bound on log p(x|y)")
     n_effect_samples: PositiveInt = Field(100, description="samples a class over which decoded effects are averaged")
     umap: bool = Field(True, description="lay the embeddings out in two dimensions with scanpy")
+    umap_max_samples: int = Field(
+        20_000, ge=100, description="a random part of at most so many samples is laid out; at least 100"
+    )
 
 
 class ReportSettings(Settings):

@@ -16,13 +16,16 @@ SPAN = 3.3  # of the axes of a private dim, in standard deviations of the prior
 
 def plot_shared_embedding(embedded: AnnData) -> Figure:
     """UMAP of the shared embedding, coloured by class and, where the data have them, batch, donor and condition."""
-    if schema.UMAP not in embedded.obsm:
+    if schema.UMAP not in embedded.obsm or np.isnan(embedded.obsm[schema.UMAP]).all():
         return say("No UMAP of the shared embedding: no shared latent, embedding.umap is false, or too few samples.")
+    points = embedded.obsm[schema.UMAP]
+    seen = ~np.isnan(points).any(1)
+    part = "" if seen.all() else f", {seen.sum():,} of {len(seen):,} samples"
     columns = [schema.LABEL, *(key for key in (schema.BATCH, schema.DONOR, schema.CONDITION) if key in embedded.obs)]
     figure, axes = make_panels(len(columns), 5.2, 3.8, 2)
     for ax, column in zip(axes, columns, strict=True):
-        scatter(ax, embedded.obsm[schema.UMAP], embedded.obs[column])
-        ax.set(title=f"shared embedding by {column}", xlabel="UMAP 1", ylabel="UMAP 2")
+        scatter(ax, points[seen], embedded.obs[column][seen])
+        ax.set(title=f"shared embedding by {column}{part}", xlabel="UMAP 1", ylabel="UMAP 2")
     return figure
 
 
