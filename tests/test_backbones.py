@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_terms
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings, parse_settings
 from nvae_bio.errors import UserError
 from nvae_bio.model import build_nvae
 from nvae_bio.model.backbones import ConvHead, ConvTrunk, dense_layers, halved_sizes
+from tests.small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_terms
 
 SIZES = [(8, 8), (28, 28), (48, 42), (96, 96), (11, 13), (9, 8)]
 LEGAL = [

@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from data_files import (
+from PIL import Image
+from scipy import sparse
+
+from nvae_bio.config import Dataset, WorkflowSettings, parse_settings
+from nvae_bio.errors import UserError
+from nvae_bio.prepare import prepare, prepare_data
+from tests.data_files import (
     settings,
     toy_counts,
     toy_features,
@@ -20,15 +26,9 @@ from data_files import (
     write_labels,
     write_mtx,
 )
-from PIL import Image
-from scipy import sparse
-
-from nvae_bio.config import Dataset, WorkflowSettings, parse_settings
-from nvae_bio.errors import UserError
-from nvae_bio.prepare import prepare, prepare_data
 
 
-def refused(options: Dataset, folder: Path, *said: str) -> str:
+def check_refused(options: Dataset, folder: Path, *said: str) -> str:
     """`prepare` refuses these settings in one line with all of `said`, and writes nothing at all."""
     output = folder / "out" / "prepared.h5ad"
     with pytest.raises(UserError) as error:
@@ -173,11 +173,11 @@ def test_bad_counts_in_memory_and_in_a_file(name: str, tmp_path: Path) -> None:
     assert all(words in str(error.value) for words in said), str(error.value)
     path = tmp_path / "bad.h5ad"
     adata.write_h5ad(path)
-    refused(settings(**options, paths=str(path)), tmp_path, str(path), *said)
+    check_refused(settings(**options, paths=str(path)), tmp_path, str(path), *said)
 
 
 def test_unnamed_source(tmp_path: Path) -> None:
-    refused(settings(), tmp_path, "builtin", "paths")
+    check_refused(settings(), tmp_path, "builtin", "paths")
     with pytest.raises(UserError, match="both"):
         parse_settings({"kind": "counts", "builtin": "pbmc68k", "paths": "a"}, type(settings()), "here")
     nothing = {"datasets": {"a": {"kind": "counts"}}, "runs": {"r": {"dataset": "a"}}}
@@ -190,18 +190,18 @@ MISSING = ["a.h5ad", "a.zarr", "a.h5", "folder", "a.csv", "a.tsv.gz", "a.parquet
 
 @pytest.mark.parametrize("name", MISSING)
 def test_missing_counts(name: str, tmp_path: Path) -> None:
-    refused(settings(paths=str(tmp_path / name)), tmp_path, name, "no such file")
+    check_refused(settings(paths=str(tmp_path / name)), tmp_path, name, "no such file")
 
 
 @pytest.mark.parametrize("name", ["a.npz", "train-images-idx3-ubyte.gz", "pictures", "a.h5ad"])
 def test_missing_images(name: str, tmp_path: Path) -> None:
-    refused(settings("images", paths=str(tmp_path / name), image_key="X"), tmp_path, name, "no such file")
+    check_refused(settings("images", paths=str(tmp_path / name), image_key="X"), tmp_path, name, "no such file")
 
 
 @pytest.mark.parametrize("kind", ["counts", "images", "features"])
 def test_unknown_ending(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.loom").write_text("x")
-    refused(
+    check_refused(
         settings(kind, paths=str(tmp_path / "a.loom")), tmp_path, "a.loom", "unknown file ending", "allowed", ".h5ad"
     )
 
@@ -211,14 +211,14 @@ def test_unknown_ending(kind: str, tmp_path: Path) -> None:
 def test_wrong_format(name: str, how: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"this is no such file\n" if how == "wrong" else b"")
     kind = "images" if "npz" in name or "idx" in name else "counts"
-    refused(settings(kind, paths=str(tmp_path / name)), tmp_path, name, "cannot be read as")
+    check_refused(settings(kind, paths=str(tmp_path / name)), tmp_path, name, "cannot be read as")
 
 
 def test_empty_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",G1,G2\n")
-    refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "no rows")
+    check_refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "no rows")
     (tmp_path / "b.csv").write_text("")
-    refused(settings(paths=str(tmp_path / "b.csv")), tmp_path, "b.csv", "cannot be read as")
+    check_refused(settings(paths=str(tmp_path / "b.csv")), tmp_path, "b.csv", "cannot be read as")
 
 
 @pytest.mark.parametrize("ending", [".h5ad", ".h5", ".parquet", ".csv.gz", ".npz", "-images-idx3-ubyte.gz", ".png"])
@@ -248,53 +248,55 @@ def test_truncated(ending: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     options = {"image_key": "X"} if kind == "images" else {}
     source = tmp_path / "pictures" if ending == ".png" else path
-    refused(settings(kind, paths=str(source), **options), tmp_path, str(path), "cannot be read as")
+    check_refused(settings(kind, paths=str(source), **options), tmp_path, str(path), "cannot be read as")
 
 
 @pytest.mark.parametrize("missing", ["matrix.mtx", "barcodes.tsv", "features.tsv"])
 def test_incomplete_mtx_folder(missing: str, tmp_path: Path) -> None:
     folder = write_mtx(toy_counts(), tmp_path / "m", 3, compress=True)
     (folder / f"{missing}.gz").unlink()
-    refused(settings(paths=str(folder)), tmp_path, str(folder), missing)
+    check_refused(settings(paths=str(folder)), tmp_path, str(folder), missing)
 
 
 def test_truncated_mtx_folder(tmp_path: Path) -> None:
     folder = write_mtx(toy_counts(), tmp_path / "m", 3, compress=True)
     path = folder / "matrix.mtx.gz"
     path.write_bytes(path.read_bytes()[:200])
-    refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
+    check_refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
 
 
 def test_mtx_folder_with_other_barcodes(tmp_path: Path) -> None:
     folder = write_mtx(toy_counts(), tmp_path / "m", 2, compress=False)
     (folder / "barcodes.tsv").write_text("a\nb\n")
-    refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
+    check_refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
 
 
 def test_10x_file_without_genes(tmp_path: Path) -> None:
     path = write_10x_h5(toy_counts(), tmp_path / "a.h5", 3, ["Antibody Capture"] * 40)
-    refused(settings(paths=str(path)), tmp_path, str(path), "Gene Expression", "Antibody Capture")
+    check_refused(settings(paths=str(path)), tmp_path, str(path), "Gene Expression", "Antibody Capture")
 
 
 def test_table_of_repeated_genes_and_of_genes_as_rows(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",G1,G1,G2,cell_type\n" + "".join(f"c{i},1,2,3,t{i % 2}\n" for i in range(12)))
-    refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "gene 'G1'", "make_unique: true")
+    check_refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "gene 'G1'", "make_unique: true")
     (tmp_path / "b.csv").write_text(",one\nG1,x\nG2,y\n")
-    refused(settings(paths=str(tmp_path / "b.csv")), tmp_path, "b.csv", "transpose: true")
+    check_refused(settings(paths=str(tmp_path / "b.csv")), tmp_path, "b.csv", "transpose: true")
 
 
 def test_repeated_columns_that_are_no_genes(tmp_path: Path) -> None:
     rows = "".join(f"c{i},1,t,t{i % 2}\n" for i in range(12))
     (tmp_path / "a.csv").write_text(",G1,cell_type,cell_type\n" + rows)
-    refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "'cell_type'", "more than once")
-    refused(settings("features", paths=str(tmp_path / "a.csv"), label_key="cell_type"), tmp_path, "more than once")
+    check_refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "'cell_type'", "more than once")
+    check_refused(
+        settings("features", paths=str(tmp_path / "a.csv"), label_key="cell_type"), tmp_path, "more than once"
+    )
     table = str(tmp_path / "a.csv")
-    refused(settings(builtin="pbmc68k", label_table=table), tmp_path, "a.csv", "'cell_type'", "more than once")
+    check_refused(settings(builtin="pbmc68k", label_table=table), tmp_path, "a.csv", "'cell_type'", "more than once")
 
 
 def test_table_with_a_hole(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",G1,G2,cell_type\n" + "".join(f"c{i},1,,t{i % 2}\n" for i in range(12)))
-    refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "12 values are NaN")
+    check_refused(settings(paths=str(tmp_path / "a.csv")), tmp_path, "a.csv", "12 values are NaN")
 
 
 # --- joined files and label tables -----------------------------------------------------------------------------------
@@ -310,16 +312,16 @@ def _two(folder: Path, genes: str = "GENE", barcodes: str = "cell") -> list[str]
 
 
 def test_joined_files_with_the_same_barcodes(tmp_path: Path) -> None:
-    refused(settings(paths=_two(tmp_path)), tmp_path, "'cell-0'", "one, two", "make_unique: true")
+    check_refused(settings(paths=_two(tmp_path)), tmp_path, "'cell-0'", "one, two", "make_unique: true")
 
 
 def test_joined_files_without_a_common_gene(tmp_path: Path) -> None:
-    refused(settings(paths=_two(tmp_path, "OTHER", "more")), tmp_path, "one, two", "no genes in common")
+    check_refused(settings(paths=_two(tmp_path, "OTHER", "more")), tmp_path, "one, two", "no genes in common")
 
 
 def test_the_same_file_twice(tmp_path: Path) -> None:
     path = _two(tmp_path)[0]
-    refused(settings(paths=[path, path]), tmp_path, path, "twice")
+    check_refused(settings(paths=[path, path]), tmp_path, path, "twice")
 
 
 def test_label_tables(tmp_path: Path) -> None:
@@ -328,15 +330,15 @@ def test_label_tables(tmp_path: Path) -> None:
     strangers = adata.copy()
     strangers.obs_names = [f"stranger-{i}" for i in range(90)]
     table = str(write_labels(strangers, tmp_path / "strangers.csv"))
-    refused(settings(paths=str(path), label_table=table), tmp_path, table, "'barcode'", "stranger-0", "cell-0")
+    check_refused(settings(paths=str(path), label_table=table), tmp_path, table, "'barcode'", "stranger-0", "cell-0")
 
     good = str(write_labels(adata, tmp_path / "good.csv"))
     options = {"paths": str(path), "label_table": good}
-    refused(settings(**options, label_table_key="cell"), tmp_path, good, "label_table_key", "'cell'", "barcode")
-    refused(settings(**options, label_table_key="run"), tmp_path, good, "'run'", "more than once")
-    refused(settings(**options, label_key="kind"), tmp_path, "label_key", "'kind'", "cell_type")
-    refused(settings(paths=str(path), label_table=str(tmp_path / "no.csv")), tmp_path, "no.csv", "no such file")
-    refused(settings(paths=str(path), label_table=str(path)), tmp_path, "a.h5", "unknown file ending", ".csv")
+    check_refused(settings(**options, label_table_key="cell"), tmp_path, good, "label_table_key", "'cell'", "barcode")
+    check_refused(settings(**options, label_table_key="run"), tmp_path, good, "'run'", "more than once")
+    check_refused(settings(**options, label_key="kind"), tmp_path, "label_key", "'kind'", "cell_type")
+    check_refused(settings(paths=str(path), label_table=str(tmp_path / "no.csv")), tmp_path, "no.csv", "no such file")
+    check_refused(settings(paths=str(path), label_table=str(path)), tmp_path, "a.h5", "unknown file ending", ".csv")
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -351,29 +353,29 @@ def _pictures(folder: Path, *images: Image.Image, name: str = "{}.png") -> str:
 
 def test_pictures_of_differing_shape(tmp_path: Path) -> None:
     paths = _pictures(tmp_path, Image.new("L", (4, 6)), Image.new("L", (5, 6)))
-    refused(settings("images", paths=paths), tmp_path, "0.png", "1.png", "1×6×4", "1×6×5", "resize")
-    refused(settings("images", paths=paths, crop=(6, 5)), tmp_path, "0.png", "crop", "6×5", "6×4")
+    check_refused(settings("images", paths=paths), tmp_path, "0.png", "1.png", "1×6×4", "1×6×5", "resize")
+    check_refused(settings("images", paths=paths, crop=(6, 5)), tmp_path, "0.png", "crop", "6×5", "6×4")
 
 
 def test_pictures_of_differing_colour(tmp_path: Path) -> None:
     paths = _pictures(tmp_path, Image.new("L", (4, 4)), Image.new("RGB", (4, 4)))
-    refused(settings("images", paths=paths), tmp_path, "1×4×4", "3×4×4", "grey: true")
+    check_refused(settings("images", paths=paths), tmp_path, "1×4×4", "3×4×4", "grey: true")
 
 
 def test_picture_of_several_frames(tmp_path: Path) -> None:
     paths = _pictures(tmp_path)
     frames = [Image.new("L", (4, 4), i) for i in range(3)]
     frames[0].save(Path(paths) / "a" / "stack.tif", save_all=True, append_images=frames[1:])
-    refused(settings("images", paths=paths), tmp_path, "stack.tif", "3 frames", "one image a file")
+    check_refused(settings("images", paths=paths), tmp_path, "stack.tif", "3 frames", "one image a file")
 
 
 def test_picture_of_32_bit_integers(tmp_path: Path) -> None:
     paths = _pictures(tmp_path, Image.new("I", (4, 4), 70000), name="{}.tif")
-    refused(settings("images", paths=paths), tmp_path, "0.tif", "32-bit")
+    check_refused(settings("images", paths=paths), tmp_path, "0.tif", "32-bit")
 
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
-    refused(settings("images", paths=_pictures(tmp_path)), tmp_path, "pictures", "one subfolder a class", ".png")
+    check_refused(settings("images", paths=_pictures(tmp_path)), tmp_path, "pictures", "one subfolder a class", ".png")
 
 
 def _npz(folder: Path, **arrays: np.ndarray) -> str:
@@ -397,32 +399,34 @@ LABELS = np.arange(40) % 2
 )
 def test_pixels_of_a_wrong_kind(pixels: np.ndarray, said: tuple[str, ...], tmp_path: Path) -> None:
     options = settings("images", paths=_npz(tmp_path, X=pixels, y=LABELS), image_key="X", label_key="y")
-    refused(options, tmp_path, "a.npz", *said)
+    check_refused(options, tmp_path, "a.npz", *said)
 
 
 def test_npz_keys(tmp_path: Path) -> None:
     path = _npz(tmp_path, X=toy_pixels(), y=LABELS, classes=np.array(["a", "b"]), secret=np.array([{}] * 40))
-    refused(settings("images", paths=path), tmp_path, path, "image_key", "X, y, classes")
-    refused(settings("images", paths=path, image_key="Y"), tmp_path, path, "'Y'", "X, y, classes")
-    refused(settings("images", paths=path, image_key="X"), tmp_path, path, "label_key", "'label'", "allowed: y")
-    refused(settings("images", paths=path, image_key="X", label_key="secret"), tmp_path, path, "'secret'", "allowed: y")
+    check_refused(settings("images", paths=path), tmp_path, path, "image_key", "X, y, classes")
+    check_refused(settings("images", paths=path, image_key="Y"), tmp_path, path, "'Y'", "X, y, classes")
+    check_refused(settings("images", paths=path, image_key="X"), tmp_path, path, "label_key", "'label'", "allowed: y")
+    check_refused(
+        settings("images", paths=path, image_key="X", label_key="secret"), tmp_path, path, "'secret'", "allowed: y"
+    )
     path = _npz(tmp_path, train_images=toy_pixels(), train_labels=np.ones((40, 3)))
-    refused(settings("images", paths=path), tmp_path, path, "train_labels", "(40, 3)", "one label for each of 40")
+    check_refused(settings("images", paths=path), tmp_path, path, "train_labels", "(40, 3)", "one label for each of 40")
 
 
 def test_idx_labels(tmp_path: Path) -> None:
     path = str(write_idx(toy_pixels(), tmp_path / "train-images-idx3-ubyte"))
-    refused(settings("images", paths=path), tmp_path, "train-labels-idx1-ubyte", "no such file")
+    check_refused(settings("images", paths=path), tmp_path, "train-labels-idx1-ubyte", "no such file")
     labels = str(write_idx(np.zeros(7, dtype=np.uint8), tmp_path / "train-labels-idx1-ubyte"))
-    refused(settings("images", paths=path), tmp_path, labels, "(7,)", "40 images")
+    check_refused(settings("images", paths=path), tmp_path, labels, "(7,)", "40 images")
     two = {"label_paths": [labels, labels]}
-    refused(settings("images", paths=path, **two), tmp_path, "label_paths", "2 files for 1")
+    check_refused(settings("images", paths=path, **two), tmp_path, "label_paths", "2 files for 1")
     other = str(write_idx(toy_pixels(), tmp_path / "pictures.idx"))
-    refused(settings("images", paths=other), tmp_path, other, "label_paths")
+    check_refused(settings("images", paths=other), tmp_path, other, "label_paths")
     with gzip.open(tmp_path / "long-images-idx3-ubyte.gz", "wb") as file:
         file.write(Path(path).read_bytes() + b"more")
     long = str(tmp_path / "long-images-idx3-ubyte.gz")
-    refused(settings("images", paths=long), tmp_path, long, "cannot be read as IDX")
+    check_refused(settings("images", paths=long), tmp_path, long, "cannot be read as IDX")
 
 
 def test_image_shape(tmp_path: Path) -> None:
@@ -449,14 +453,18 @@ def test_features(tmp_path: Path) -> None:
     options = {"paths": str(path), "index_column": "smiles"}
     for column, value in (("f1", None), ("f3", np.inf)):
         table.assign(**{column: table[column].where(table.index > 2, value)}).to_csv(path, index=False)
-        refused(settings("features", **options), tmp_path, str(path), f"'{column}'", "3 values", "NaN or infinite")
+        check_refused(
+            settings("features", **options), tmp_path, str(path), f"'{column}'", "3 values", "NaN or infinite"
+        )
     table.to_csv(path, index=False)
-    refused(settings("features", **{**options, "index_column": "id"}), tmp_path, "index_column", "'id'", "smiles")
-    refused(settings("features", **options, feature_columns=["f9"]), tmp_path, "feature_columns", "'f9'", "f0, f1")
-    refused(settings("features", **options, feature_columns=["label"]), tmp_path, "'label' holds text", "numbers")
+    check_refused(settings("features", **{**options, "index_column": "id"}), tmp_path, "index_column", "'id'", "smiles")
+    check_refused(
+        settings("features", **options, feature_columns=["f9"]), tmp_path, "feature_columns", "'f9'", "f0, f1"
+    )
+    check_refused(settings("features", **options, feature_columns=["label"]), tmp_path, "'label' holds text", "numbers")
     table.assign(smiles="C").to_csv(path, index=False)
-    refused(settings("features", **options), tmp_path, "sample 'C'", "make_unique: true")
+    check_refused(settings("features", **options), tmp_path, "sample 'C'", "make_unique: true")
     table[["label", "smiles"]].to_csv(path, index=False)
-    refused(settings("features", **options), tmp_path, "no column of numbers", "label")
+    check_refused(settings("features", **options), tmp_path, "no column of numbers", "label")
     table[["label"]].assign(f0=1.0).to_csv(path, index=False)
-    refused(settings("features", paths=str(path)), tmp_path, "none of 1 features varies")
+    check_refused(settings("features", paths=str(path)), tmp_path, "none of 1 features varies")

@@ -11,7 +11,6 @@ import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import law, make_batch, make_generator
 from torch import Tensor
 
 from nvae_bio.model import Bernoulli, Gaussian, NegativeBinomial
@@ -27,6 +26,7 @@ from nvae_bio.model.likelihoods import (
     gaussian_log_prob,
     negative_binomial_log_prob,
 )
+from tests.small_models import law, make_batch, make_generator
 
 COUNTS = [0, 1, 2, 7, 60, 700, 20000]
 MEANS = [1e-6, 1e-3, 0.4, 5.0, 300.0, 1e5]

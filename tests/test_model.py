@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_noise, make_terms
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from nvae_bio.model import NVAE, DiagonalGaussian
 from nvae_bio.model.nvae import Composition
+from tests.small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_noise, make_terms
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "nvae": {"n_shared": 3, "n_private": 2},

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import law, make_batch, make_generator, make_model, make_terms
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from nvae_bio.model import NVAE, DiagonalGaussian, ElboTerms, Gaussian, Posterior, elbo_terms, kl_weight
+from tests.small_models import law, make_batch, make_generator, make_model, make_terms
 
 N, G, C, S, K, STD = 7, 9, 3, 2, 2, 0.6  # samples, features, classes, dims and noise of the linear model
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from data_files import settings, toy_counts, toy_features, toy_pixels
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from nvae_bio.prepare import prepare, prepare_data
 from nvae_bio.prepare.classes import allot
 from nvae_bio.prepare.record import fingerprint
 from nvae_bio.prepare.split import draw_parts, split_samples
+from tests.data_files import settings, toy_counts, toy_features, toy_pixels
 
 PBMC = {"builtin": "pbmc68k", "label_key": "bulk_labels", "rare_classes": "drop", "min_samples_per_class": 20}
 

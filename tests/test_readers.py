@@ -11,17 +11,6 @@ import pandas as pd
 import pytest
 import scanpy
 from anndata import AnnData
-from data_files import (
-    pack,
-    settings,
-    toy_counts,
-    toy_features,
-    toy_pixels,
-    write_10x_h5,
-    write_idx,
-    write_labels,
-    write_mtx,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +22,17 @@ from nvae_bio.data.counts import LIBRARY_COLUMN
 from nvae_bio.data.pixels import image_shape
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source
+from tests.data_files import (
+    pack,
+    settings,
+    toy_counts,
+    toy_features,
+    toy_pixels,
+    write_10x_h5,
+    write_idx,
+    write_labels,
+    write_mtx,
+)
 
 
 def dense(adata: AnnData) -> np.ndarray:
