@@ -22,10 +22,11 @@ export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
 run: .venv/.workflow
+	folders=$$($(PY) tools/results.py "$(CONFIG)")
 	$(PY) -m snakemake --cores $(CORES) --configfile "$(CONFIG)"
 	$(PY) -m snakemake --report report.html --configfile "$(CONFIG)"
 	echo "Results: report.html, and factors.parquet, factors.h5ad, figures/, SEED/embedded.h5ad and SEED/figures/ in"
-	$(PY) -c 'from nvae_bio.config import load_config; print(*(f"  results/{run}/" for run in load_config("$(CONFIG)").runs), sep="\n")'
+	echo "$$folders"
 
 # one thread a worker: otherwise each would start as many as there are cores
 test: export OMP_NUM_THREADS := 1
