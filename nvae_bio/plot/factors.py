@@ -105,8 +105,8 @@ def plot_top_features(report: AnnData, n_top: int = 8) -> Figure:
             ax.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap=EFFECT_CMAP, vmin=-limit, vmax=limit)
             ax.set_xticks([])
             ax.set_yticks([])
-        name = f"{factor['class']} {factor['dim']}" if factor["kind"] == "private" else f"shared {factor['dim']}"
-        ax.set_title(f"{name}: KL {factor['kl']:.2f} nats", fontsize=8)
+        name = factor["class"] if factor["kind"] == "private" else "shared"
+        ax.set_title(f"{name} d{factor['dim']}: KL {factor['kl']:.2f} nats", fontsize=8)
     figure.suptitle(f"{said}; effect from −2 to +2 SD ({model['effect_unit']})", fontsize=8)
     return figure
 
