@@ -112,7 +112,8 @@ def _limits(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
             yield from _limits(constraint.metadata)
         elif type(constraint) in LIMITS:
             sign, attribute = LIMITS[type(constraint)]
-            yield f" {sign} {getattr(constraint, attribute):g}"
+            limit = getattr(constraint, attribute)
+            yield f" {sign} {limit if isinstance(limit, int) else format(limit, 'g')}"
         elif getattr(constraint, "pattern", None) is not None:
             yield f" like `{constraint.pattern}`"
 
