@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import re
-
 # prepared: obs
 LABEL = "label"  # class of the sample; missing where unlabeled
 SPLIT = "split"  # train, validation or test
@@ -58,12 +56,3 @@ def effect_class(index: int) -> str:
     'nvae_effect_class_3'
     """
     return f"nvae_effect_class_{index}"
-
-
-def slug(name: str) -> str:
-    """A class name as a part of a file name: letters, digits, dot, dash and underscore.
-
-    >>> slug("CD8+/CD45RA+ Naive Cytotoxic")
-    'CD8_CD45RA_Naive_Cytotoxic'
-    """
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_") or "class"
