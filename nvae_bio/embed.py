@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from anndata import AnnData
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.batches import UNLABELED, Samples, make_generator, to_samples
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.model import NVAE, DiagonalGaussian
+from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
 from nvae_bio.train import reproducible
 from nvae_bio.trained import TrainedModel, load_model, pick_device
 
@@ -199,7 +200,7 @@ def embed_data(
     training = trained.card.settings.training
     samples = to_samples(prepared, trained.card.classes)
     with reproducible(training.n_threads):
-        device = pick_device("auto" if training.device == "auto" else training.device)
+        device = pick_device(training.device)
         encoded = encode(trained.network.to(device), samples.to(device), settings.n_draws, seed)
         trained.network.cpu()
         effects = decoded_effects(trained.network, samples, encoded, settings.n_effect_samples, seed)
@@ -215,16 +216,15 @@ def embed_data(
 def _write_posterior(adata: AnnData, encoded: Encoded, trained: TrainedModel) -> None:
     network, classes = trained.network, np.array(trained.card.classes)
     block = network.block(encoded.label)
-    rows = torch.arange(len(block))
-    mask = torch.zeros(len(block), network.n_blocks, 1)
-    mask[rows, block] = 1
+    own = Posterior(encoded.shared, encoded.private).own(block)
+    mask = F.one_hot(block, network.n_blocks)[:, :, None]
     masked = (encoded.private.mean * mask).flatten(1)
     tables = {
         schema.SHARED: encoded.shared.mean,
-        schema.SPECIFIC: encoded.private.mean[rows, block],
+        schema.SPECIFIC: own.mean,
         schema.JOINT: torch.cat([encoded.shared.mean, masked], dim=1),
         schema.SHARED_STD: encoded.shared.log_std.exp(),
-        schema.SPECIFIC_STD: encoded.private.log_std[rows, block].exp(),
+        schema.SPECIFIC_STD: own.log_std.exp(),
         schema.CLASS_PROBABILITY: encoded.class_probability,
         schema.KL_SHARED: encoded.shared.kl(),
         schema.KL_PRIVATE: encoded.private.kl().flatten(1),

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -234,8 +235,6 @@ def report_factors(
     if len({int(e.uns[schema.MODEL]["seed"]) for e in embedded}) < len(embedded):
         raise UserError("factors: two of the embedded data sets have the same seed")
     parts = [_report_seed(e, settings, np.random.default_rng((random_seed, i))) for i, e in enumerate(embedded)]
-    import anndata
-
     report = anndata.concat(parts, merge="same")
     for column in ("kind", "class", "kl_class", "outcome", "resampled"):
         report.obs[column] = report.obs[column].astype("category")

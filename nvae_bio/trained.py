@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import safetensors
 import safetensors.torch
 import torch
 from anndata import AnnData

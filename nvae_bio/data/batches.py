@@ -34,7 +34,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: Tensor) -> Samples:
+    def take(self, index: Tensor | slice) -> Samples:
         """The rows at `index`."""
         return Samples(self.x[index], self.label[index], None if self.library is None else self.library[index])
 
@@ -46,8 +46,7 @@ class Samples:
     def chunks(self, size: int) -> Iterator[Samples]:
         """The rows in order, `size` at a time."""
         for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            yield Samples(self.x[rows], self.label[rows], None if self.library is None else self.library[rows])
+            yield self.take(slice(start, start + size))
 
 
 def to_samples(prepared: AnnData, classes: Sequence[str]) -> Samples:
