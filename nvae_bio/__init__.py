@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nvae_bio.factors import report_factors
     from nvae_bio.generate import generate_samples, traverse_factors
     from nvae_bio.prepare import prepare_data
-    from nvae_bio.train import train_model
+    from nvae_bio.train import train_model, train_models
     from nvae_bio.trained import TrainedModel, load_model, save_model
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "prepare_data": "prepare",
     "train_model": "train",
+    "train_models": "train",
     "TrainedModel": "trained",
     "load_model": "trained",
     "save_model": "trained",
@@ -45,6 +46,7 @@ __all__ = [
     "report_factors",
     "save_model",
     "train_model",
+    "train_models",
     "traverse_factors",
 ]
 

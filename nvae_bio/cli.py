@@ -66,12 +66,22 @@ def prepare(settings: str, output: Path) -> None:
 
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
-@file_option("--weights", "weights to write (.safetensors)")
-@file_option("--card", "settings and provenance of the model to write (.json)")
-@file_option("--history", "training history to write (.parquet)")
+@file_option("--weights", "weights to write (.safetensors); once a seed", multiple=True)
+@file_option("--card", "settings and provenance of the model to write (.json); once a seed", multiple=True)
+@file_option("--history", "training history to write (.parquet); once a seed", multiple=True)
 @settings_option("`model` and `training`", "runs.digits")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="random seed")
-def train(data: Path, weights: Path, card: Path, history: Path, settings: str, seed: int) -> None:
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=(0,), show_default=True, multiple=True,
+    help="random seed; several are trained side by side",
+)  # fmt: skip
+def train(
+    data: Path,
+    weights: tuple[Path, ...],
+    card: tuple[Path, ...],
+    history: tuple[Path, ...],
+    settings: str,
+    seed: tuple[int, ...],
+) -> None:
     """Train an N-VAE on a prepared data set.
 
     \b
@@ -80,8 +90,15 @@ def train(data: Path, weights: Path, card: Path, history: Path, settings: str, s
           --settings '{"model": {"n_shared": 8}, "training": {"max_epochs": 100}}' --seed 1
     """
     from nvae_bio.train import train as run
+    from nvae_bio.train.step import Outputs
 
-    run(data, weights, card, history, load_settings(settings, FitSettings), seed)
+    for name, values in (("--weights", weights), ("--card", card), ("--history", history)):
+        if len(values) != len(seed):
+            raise UserError(f"{name}: given {len(values)} times for {len(seed)} seeds; give it once for each --seed")
+    if len(set(seed)) < len(seed):
+        raise UserError(f"--seed: {', '.join(map(str, seed))}; seeds must differ from each other")
+    outputs = [Outputs(*files) for files in zip(weights, card, history, strict=True)]
+    run(data, outputs, load_settings(settings, FitSettings), seed)
 
 
 @cli.command()

@@ -19,9 +19,9 @@ from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.batches import UNLABELED, Samples, make_generator, to_samples
 from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
-from nvae_bio.train import reproducible
-from nvae_bio.trained import TrainedModel, load_model, pick_device
+from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -56,25 +56,26 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
     """Posterior, class and bound of every sample.
 
     Args:
-        model: on the device of the samples.
+        model: on any device.
         samples: any number of rows; unlabelled ones are scored under their likeliest class.
         n_draws: draws of z a sample, over which the bound is averaged.
         seed: of the draws.
     """
-    device = samples.x.device
+    device = next(model.parameters()).device
     generator = make_generator(device, seed)
     parts: list[tuple[Tensor, ...]] = []
     for chunk in samples.chunks(CHUNK):
-        posterior = model.posterior(chunk.x, chunk.library)
-        probability = model.class_log_prob(chunk.x, chunk.library).exp()
-        label = torch.where(chunk.label == UNLABELED, probability.argmax(1), chunk.label)
-        own = posterior.own(model.block(label))
-        log_likelihood = torch.zeros(len(chunk), device=device)
+        batch = chunk.to(device)
+        inputs = model.likelihood.encoder_input(batch.x, batch.library)
+        posterior, probability = model.encoder(inputs), model.classifier(inputs).exp()
+        label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
+        block = model.block(label)
+        own = posterior.own(block)
+        log_likelihood = torch.zeros(batch.n, device=device)
         for _ in range(n_draws):
-            noise = torch.randn(len(chunk), model.n_shared + model.n_private, generator=generator, device=device)
-            shared_noise, own_noise = noise.split([model.n_shared, model.n_private], dim=-1)
-            z_shared, z_own = posterior.shared.rsample(shared_noise), own.rsample(own_noise)
-            log_likelihood += model.decode(z_shared, z_own, label, chunk.library).log_prob(chunk.x)
+            noise = torch.randn(batch.n, model.n_shared + model.n_private, generator=generator, device=device)
+            outputs = model.decoder(*model.draw(posterior, own, noise), block)
+            log_likelihood += model.likelihood.log_prob(outputs, batch)
         elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - own.kl().sum(-1)
         shared, private = posterior.shared, posterior.private
         parts.append((shared.mean, shared.log_std, private.mean, private.log_std, probability, label, elbo))
@@ -199,9 +200,9 @@ def embed_data(
     trained.check_data(prepared)
     training = trained.card.settings.training
     samples = to_samples(prepared, trained.card.classes)
-    with reproducible(training.n_threads):
+    with reproducible(training.threads):
         device = pick_device(training.device)
-        encoded = encode(trained.network.to(device), samples.to(device), settings.n_draws, seed)
+        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed)
         trained.network.cpu()
         effects = decoded_effects(trained.network, samples, encoded, settings.n_effect_samples, seed)
     adata = prepared.copy()

@@ -16,7 +16,7 @@ from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
 from nvae_bio.data.batches import make_generator
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.train import reproducible
+from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def generate_samples(
         rng = np.random.default_rng((seed, 1))
         library = torch.tensor([float(rng.choice(libraries[index])) for index in label.tolist()])
         obs[schema.LIBRARY] = library.numpy()
-    with reproducible(trained.card.settings.training.n_threads):
+    with reproducible(trained.card.settings.training.threads):
         z = sigma * torch.randn(len(obs), network.n_shared + network.n_private, generator=generator)
         decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library)
         adata = _as_anndata(decoded.sample(generator), obs, prepared, trained, seed, z)
@@ -133,7 +133,7 @@ def traverse_factors(trained: TrainedModel, prepared: AnnData, settings: Generat
     libraries, library = _class_libraries(prepared, trained), None
     if libraries is not None:
         library = torch.tensor([float(np.median(part)) for part in libraries])[label]
-    with reproducible(trained.card.settings.training.n_threads):
+    with reproducible(trained.card.settings.training.threads):
         mean = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library).mean
     return _as_anndata(mean, obs, prepared, trained, trained.card.seed, z)
 

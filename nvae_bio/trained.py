@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
-import torch
 from anndata import AnnData
 from pydantic import ValidationError
 
@@ -30,6 +29,7 @@ class ModelCard(Settings):
     features: list[str]
     image_shape: tuple[int, int, int] | None
     seed: int
+    stacked_seeds: list[int]
     fingerprint: str
     device: str
     best_epoch: int
@@ -98,14 +98,3 @@ def load_model(weights: Path, card: Path) -> TrainedModel:
     network = read.build()
     network.load_state_dict(safetensors.torch.load(content))
     return TrainedModel(network.eval(), read, pd.DataFrame())
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that a `device` setting names; `auto` is a GPU if there is one.
-
-    Raises:
-        UserError: `cuda` where there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: 'cuda' is not here; allowed: auto, cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

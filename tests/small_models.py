@@ -69,4 +69,4 @@ def make_noise(model: NVAE, n: int, seed: int = 2) -> Tensor:
 
 
 def make_terms(model: NVAE, batch: Batch, seed: int = 2) -> ElboTerms:
-    return elbo_terms(model, batch.x, batch.label, batch.library, make_noise(model, len(batch.x), seed))
+    return elbo_terms(model, batch, make_noise(model, len(batch.x), seed))

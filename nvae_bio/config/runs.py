@@ -53,6 +53,11 @@ class ModelSettings(Settings):
         (32, 64), min_length=1, description="conv: channels of each stage, at least 2 each; a stage halves the image"
     )
 
+    @property
+    def n_latent(self) -> int:
+        """S + K, what the decoder sees of a sample's latent."""
+        return self.n_shared + self.n_private
+
     @model_validator(mode="before")
     @classmethod
     def _dims_by_variant(cls, values: Any) -> Any:
@@ -77,7 +82,9 @@ class TrainingSettings(Settings):
     """How the model is fitted."""
 
     max_epochs: PositiveInt = Field(200, description="passes over the training samples, at most")
-    batch_size: PositiveInt = Field(128, description="samples a step")
+    batch_size: PositiveInt | None = Field(
+        None, description="samples a step; null: 128 on a CPU, 512 on a GPU; the model's card says which it was"
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam step size; above 0")
     warmup_share: float = Field(
         0.25,
@@ -91,9 +98,27 @@ class TrainingSettings(Settings):
         "never",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
-    n_threads: PositiveInt = Field(
-        1, description="CPU threads; part of the settings because it changes the last bits of a result"
+    n_threads: PositiveInt | Literal["auto"] = Field(
+        1,
+        description="CPU threads; part of the settings because it changes the last bits of a result. `auto`: one, or "
+        "all that the job may use (SLURM's share, affinity, control group), whichever is faster in a trial of some "
+        "steps; the model's card says which it was",
     )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "high",
+        description="of float32 matrix products in training, by torch's names: `highest`: float32; `high`: TF32 on a "
+        "GPU; `medium`: bfloat16 where the processor has it. Likelihood, KL and all that is reported are float32",
+    )
+    stack_seeds: bool = Field(
+        False,
+        description="train the seeds of a run side by side in one job, which costs less work than one job a seed; "
+        "changes the last bits of a result",
+    )
+
+    @property
+    def threads(self) -> int:
+        """The number of threads; 1 as long as `auto` is not decided."""
+        return 1 if self.n_threads == "auto" else self.n_threads
 
 
 class EmbeddingSettings(Settings):
@@ -144,6 +169,10 @@ class FitSettings(Settings):
 
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+
+    def with_training(self, **values: int) -> FitSettings:
+        """The same with other values of `training`."""
+        return self.model_copy(update={"training": self.training.model_copy(update=values)})
 
 
 class RunSettings(FitSettings):

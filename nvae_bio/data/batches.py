@@ -7,63 +7,62 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 import torch
 from anndata import AnnData
 from torch import Tensor
 
 from nvae_bio import schema
+from nvae_bio.data.packed import Batch, PackedMatrix, pack
 
 UNLABELED = -1
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of a data set on one device.
+    """A data set on one device.
 
     Attributes:
-        x: counts, pixels or features, (n, features), float32.
+        matrix: counts, pixels or features, packed.
         label: index of the class, (n,); -1 where unlabeled.
         library: all counts of each sample, (n,), float32; None unless the data are counts.
     """
 
-    x: Tensor
+    matrix: PackedMatrix
     label: Tensor
     library: Tensor | None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.label)
 
-    def take(self, index: Tensor | slice) -> Samples:
-        """The rows at `index`."""
-        return Samples(self.x[index], self.label[index], None if self.library is None else self.library[index])
+    def take(self, index: Tensor) -> Batch:
+        """The rows at `index`, of any shape (…, rows)."""
+        x, counts = self.matrix.rows(index)
+        return Batch(x, self.label[index], None if self.library is None else self.library[index], counts)
 
     def to(self, device: torch.device) -> Samples:
-        """The same rows on `device`."""
+        """The same on `device`."""
         library = None if self.library is None else self.library.to(device)
-        return Samples(self.x.to(device), self.label.to(device), library)
+        return Samples(self.matrix.to(device), self.label.to(device), library)
 
-    def chunks(self, size: int) -> Iterator[Samples]:
-        """The rows in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(slice(start, start + size))
+    def chunks(self, size: int, rows: Tensor | None = None) -> Iterator[Batch]:
+        """All rows in order, or those named, `size` at a time."""
+        rows = torch.arange(len(self), device=self.label.device) if rows is None else rows
+        for part in rows.split(size):
+            yield self.take(part)
 
 
 def to_samples(prepared: AnnData, classes: Sequence[str]) -> Samples:
-    """Tensors of a prepared data set.
+    """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
         prepared: with `obs["label"]`, and `obs["library"]` where the data are counts.
         classes: class names in the order of the model; a label that is none of them becomes -1.
     """
-    matrix = prepared.X
-    dense = matrix.toarray() if scipy.sparse.issparse(matrix) else np.asarray(matrix)
     codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
-    library = None
-    if prepared.uns[schema.DATA]["kind"] == "counts":
+    is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
+    if is_counts:
         library = torch.from_numpy(prepared.obs[schema.LIBRARY].to_numpy(np.float32).copy())
-    x = torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
-    return Samples(x, torch.from_numpy(codes.astype(np.int64)), library)
+    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library)
 
 
 def make_generator(device: torch.device, *seeds: int) -> torch.Generator:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import anndata
 import pandas as pd
@@ -75,6 +75,20 @@ def read_prepared(path: Path) -> AnnData:
     return _read_with(path, schema.DATA, "nvae-bio prepare")
 
 
+@contextmanager
+def open_prepared(path: Path) -> Iterator[AnnData]:
+    """A prepared data set whose matrix stays in the file, open within the block and read in parts.
+
+    Raises:
+        UserError: unreadable, or not written by `nvae-bio prepare`.
+    """
+    prepared = _read_with(path, schema.DATA, "nvae-bio prepare", backed="r")
+    try:
+        yield prepared
+    finally:
+        prepared.file.close()
+
+
 def read_embedded(path: Path) -> AnnData:
     """Read an embedded data set.
 
@@ -110,8 +124,8 @@ def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
     return generated
 
 
-def _read_with(path: Path, key: str, writer: str) -> AnnData:
-    adata = read_file(path, anndata.read_h5ad, "an .h5ad file")
+def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
+    adata = read_file(path, lambda path: anndata.read_h5ad(path, backed=backed), "an .h5ad file")
     if key not in adata.uns:
         raise UserError(f"{path}: no uns[{key!r}]; was it written by `{writer}`?")
     return adata

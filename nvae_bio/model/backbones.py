@@ -68,7 +68,7 @@ class ConvTrunk(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """The mirror of `ConvTrunk`; maps (batch, hidden[0]) to (batch, channels·height·width), any size by cropping."""
+    """The mirror of `ConvTrunk`, any size by cropping; maps (batch, hidden[0]) and a bias to (batch, pixels)."""
 
     def __init__(self, image: ImageShape, channels: Sequence[int], hidden: Sequence[int]) -> None:
         super().__init__()
@@ -81,18 +81,28 @@ class ConvHead(nn.Module):
             for index, (n_in, n_out) in enumerate(pairwise(widths))
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """One output a pixel and channel, flattened channel by channel, row by row."""
         x: Tensor = self.dense(hidden).reshape(-1, *self.start)
         for index, stage in enumerate(self.stages):
             height, width = self.sizes[index + 1]
             x = stage(x if index == 0 else F.relu(x))[:, :, :height, :width]
-        return x.flatten(1)
+        return x.flatten(1) + bias
 
 
-def dense_head(hidden: Sequence[int], n_outputs: int) -> nn.Sequential:
-    """Dense layers and a last linear one without bias; maps (batch, hidden[0]) to (batch, n_outputs)."""
-    return nn.Sequential(*dense_layers(hidden), nn.Linear(hidden[-1], n_outputs, bias=False))
+class DenseHead(nn.Sequential):
+    """Dense layers and a last linear one; maps (batch, hidden[0]) and a bias (n_outputs,) to (batch, n_outputs)."""
+
+    def __init__(self, hidden: Sequence[int], n_outputs: int) -> None:
+        super().__init__(*dense_layers(hidden), nn.Linear(hidden[-1], n_outputs, bias=False))
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """One output a feature; the bias is added within the product."""
+        *layers, last = self
+        for layer in layers:
+            hidden = layer(hidden)
+        assert isinstance(last, nn.Linear)
+        return F.linear(hidden, last.weight, bias)
 
 
 def make_trunk(
@@ -108,9 +118,9 @@ def make_trunk(
 def make_head(
     backbone: str, n_outputs: int, image: ImageShape | None, hidden: Sequence[int], channels: Sequence[int]
 ) -> nn.Module:
-    """A network from (batch, hidden[-1]) to (batch, n_outputs), the mirror of the trunk."""
+    """A network from (batch, hidden[-1]) and a bias (n_outputs,) to (batch, n_outputs), the mirror of the trunk."""
     mirrored = list(hidden[::-1])
     if backbone == "conv":
         assert image is not None
         return ConvHead(image, channels, mirrored)
-    return dense_head(mirrored, n_outputs)
+    return DenseHead(mirrored, n_outputs)

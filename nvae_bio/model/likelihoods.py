@@ -16,57 +16,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_bio.data.packed import Batch, Counts
+from nvae_bio.model.kernels import (
+    bernoulli_log_prob,
+    gaussian_log_prob,
+    in_full_precision,
+    log1p_scaled,
+    negative_binomial_log_prob,
+)
+
 LOG_DISPERSION_RANGE = (-10.0, 16.0)
 LOG_STD_RANGE = (-6.0, 6.0)
-STIRLING_FROM = 20.0  # above this θ, log-gamma differences lose digits in float32 and Stirling's series has them
 
 
-def log_rising_ratio(x: Tensor, log_dispersion: Tensor) -> Tensor:
-    """log Γ(x+θ) − log Γ(θ) − x log θ = Σ_{j<x} log(1 + j/θ), without cancellation at large θ.
+@dataclass(frozen=True)
+class FeatureMoments:
+    """Of the training samples: where a model starts.
 
-    Each of the two forms is computed at a θ where it is finite, or the gradient of the unused one could be 0 · ∞.
-
-    Args:
-        x: counts, (batch, features).
-        log_dispersion: log θ, broadcastable to `x`.
+    Attributes:
+        n: samples.
+        mean: of each feature, (features,).
+        var: of each feature, (features,).
+        library: all counts of each sample, (n,); None unless the data are counts.
     """
-    dispersion = log_dispersion.exp()
-    small, large = dispersion.clamp(max=STIRLING_FROM), dispersion.clamp(min=STIRLING_FROM)
-    direct = torch.lgamma(x + small) - torch.lgamma(small) - x * log_dispersion
-    series = (large + x - 0.5) * torch.log1p(x / large) - x + stirling_rest(large + x) - stirling_rest(large)
-    return torch.where(dispersion > STIRLING_FROM, series, direct)
 
+    n: int
+    mean: Tensor
+    var: Tensor
+    library: Tensor | None
 
-def stirling_rest(z: Tensor) -> Tensor:
-    """log Γ(z) − [(z − ½) log z − z + ½ log 2π] for z ≥ 20, to 1e-12."""
-    inverse = 1 / z
-    square = inverse * inverse
-    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
-
-
-def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
-    """log NB(x; mean μ, dispersion θ), in nats; Var[x] = μ + μ²/θ. Good from θ = 1e-5 to the Poisson limit θ = 1e7.
-
-    In float32 the error is a few 1e-7 of x·|log θ| or x·log x, whichever is larger (.05 nats at 20,000 counts).
-
-    Args:
-        x: counts, (batch, features).
-        log_mean: log μ, (batch, features).
-        log_dispersion: log θ, broadcastable to `x`.
-    """
-    ratio = -F.logsigmoid(log_dispersion - log_mean)  # log(1 + μ/θ)
-    power = x * log_mean - (log_dispersion.exp() + x) * ratio
-    return power + log_rising_ratio(x, log_dispersion) - torch.lgamma(x + 1)
-
-
-def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """x log p + (1−x) log(1−p) from logits of p, in nats; for x strictly between 0 and 1 a cross-entropy."""
-    return x * F.logsigmoid(logits) + (1 - x) * F.logsigmoid(-logits)
-
-
-def gaussian_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log N(x; mean, std²), in nats."""
-    return -0.5 * ((x - mean) * (-log_std).exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
+    @classmethod
+    def of(cls, x: Tensor, library: Tensor | None) -> FeatureMoments:
+        """Of samples x, (n, features)."""
+        return cls(len(x), x.mean(0), x.var(0, correction=0), library)
 
 
 @dataclass(frozen=True)
@@ -80,10 +62,6 @@ class NegativeBinomialCounts:
     def mean(self) -> Tensor:
         """Expected counts, (batch, genes)."""
         return self.log_mean.exp()
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability of each sample, (batch,), in nats."""
-        return negative_binomial_log_prob(x, self.log_mean, self.log_dispersion).sum(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Counts, (batch, genes): a Poisson with a gamma-distributed rate."""
@@ -103,10 +81,6 @@ class BernoulliPixels:
         """Probability of each pixel, (batch, pixels)."""
         return self.logits.sigmoid()
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability of each sample, (batch,), in nats; a cross-entropy for grey pixels."""
-        return bernoulli_log_prob(x, self.logits).sum(-1)
-
     def sample(self, generator: torch.Generator) -> Tensor:
         """Zeros and ones, (batch, pixels)."""
         return torch.bernoulli(self.mean, generator=generator)
@@ -118,10 +92,6 @@ class GaussianFeatures:
 
     mean: Tensor
     log_std: Tensor
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of each sample, (batch,), in nats."""
-        return gaussian_log_prob(x, self.mean, self.log_std).sum(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Values, (batch, features)."""
@@ -151,14 +121,18 @@ class Likelihood(nn.Module, ABC):
         """The distribution; `outputs` (batch, n_outputs), `library` (batch,) in counts or None."""
 
     @abstractmethod
-    def initial_outputs(self, x: Tensor, library: Tensor | None) -> Tensor:
-        """Outputs that fit the mean of the training samples `x` (n, n_features): the decoder's first bias."""
+    def log_prob(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Log-probability of each sample, (…, batch), in nats; `outputs` (…, batch, n_outputs)."""
 
-    def fit_scales(self, x: Tensor, library: Tensor | None) -> None:
-        """Set what depends on the scale of the training samples `x`, once and before training."""
+    @abstractmethod
+    def initial_outputs(self, moments: FeatureMoments) -> Tensor:
+        """Outputs that fit the mean of the training samples: the decoder's first bias."""
+
+    def fit_scales(self, moments: FeatureMoments) -> None:
+        """Set what depends on the scale of the training samples, once and before training."""
 
     def encoder_input(self, x: Tensor, library: Tensor | None) -> Tensor:
-        """What the networks read instead of x, (batch, n_features)."""
+        """What the networks read instead of x, (…, batch, n_features)."""
         return x
 
     def effect(self, low: FeatureDistribution, high: FeatureDistribution) -> Tensor:
@@ -191,22 +165,29 @@ class NegativeBinomial(Likelihood):
             log_rate + library.log()[:, None], self.log_dispersion.clamp(*LOG_DISPERSION_RANGE)
         )
 
-    def initial_outputs(self, x: Tensor, library: Tensor | None) -> Tensor:
+    def log_prob(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Of counts: `batch.library` is required, `batch.counts` made if it is not there."""
+        assert batch.library is not None
+        counts = Counts.of(batch.x) if batch.counts is None else batch.counts
+        log_dispersion = self.log_dispersion.clamp(*LOG_DISPERSION_RANGE)
+        return negative_binomial_log_prob(outputs, log_dispersion, batch.x, counts, batch.library.log())
+
+    def initial_outputs(self, moments: FeatureMoments) -> Tensor:
         """Log of each gene's share of all counts, and of the rest's, each with one count more."""
-        assert library is not None
-        counts, total = x.sum(0), library.sum()
+        assert moments.library is not None
+        counts, total = moments.n * moments.mean, moments.library.sum()
         rest = (total - counts.sum()).clamp_min(0)
         return ((torch.cat([counts, rest[None]]) + 1) / (total + self.n_outputs)).log()
 
-    def fit_scales(self, x: Tensor, library: Tensor | None) -> None:
+    def fit_scales(self, moments: FeatureMoments) -> None:
         """The median library is what the encoder scales each sample to."""
-        assert library is not None
-        self.log_reference.copy_(library.median().log())
+        assert moments.library is not None
+        self.log_reference.copy_(moments.library.median().log())
 
     def encoder_input(self, x: Tensor, library: Tensor | None) -> Tensor:
         """log(1 + counts per median library)."""
         assert library is not None
-        return torch.log1p(x * (self.log_reference - library.log()).exp()[:, None])
+        return log1p_scaled(x, (self.log_reference[..., None] - library.log()).exp())
 
     def effect(self, low: FeatureDistribution, high: FeatureDistribution) -> Tensor:
         """log2 fold change of 1 + expected counts: the 1 keeps genes of a few stray counts from leading the list."""
@@ -222,9 +203,13 @@ class Bernoulli(Likelihood):
         """Bernoullis with the outputs as logits."""
         return BernoulliPixels(outputs)
 
-    def initial_outputs(self, x: Tensor, library: Tensor | None) -> Tensor:
+    def log_prob(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Of pixels; a cross-entropy for grey ones."""
+        return bernoulli_log_prob(outputs, batch.x)
+
+    def initial_outputs(self, moments: FeatureMoments) -> Tensor:
         """Logits of the mean image."""
-        return torch.logit(x.mean(0).clamp(1e-3, 1 - 1e-3))
+        return torch.logit(moments.mean.clamp(1e-3, 1 - 1e-3))
 
 
 class Gaussian(Likelihood):
@@ -240,14 +225,19 @@ class Gaussian(Likelihood):
         """Gaussians with the outputs as means."""
         return GaussianFeatures(outputs, self.log_std.clamp(*LOG_STD_RANGE))
 
-    def initial_outputs(self, x: Tensor, library: Tensor | None) -> Tensor:
+    def log_prob(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Log-density of each sample."""
+        log_std = self.log_std.clamp(*LOG_STD_RANGE)[..., None, :]
+        return gaussian_log_prob(in_full_precision(outputs), log_std, batch.x)
+
+    def initial_outputs(self, moments: FeatureMoments) -> Tensor:
         """The mean of each feature."""
-        return x.mean(0)
+        return moments.mean
 
     @torch.no_grad()
-    def fit_scales(self, x: Tensor, library: Tensor | None) -> None:
+    def fit_scales(self, moments: FeatureMoments) -> None:
         """The standard deviation of each feature; for one that hardly varies, a tenth of the root mean variance."""
-        var = x.var(0, correction=0)
+        var = moments.var
         self.log_std.copy_((0.5 * var.maximum(0.01 * var.mean()).log()).clamp(*LOG_STD_RANGE))
 
 

@@ -7,7 +7,7 @@ decoder sees z_s and vec(c_y ⊙ [1, z_c]): the one-hot class and only the block
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from nvae_bio.config import ModelSettings
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
-from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, FeatureDistribution, Likelihood
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, FeatureDistribution, FeatureMoments, Likelihood
 
 LOG_STD_RANGE = (-8.0, 3.0)
 
 
-@dataclass(frozen=True)
-class DiagonalGaussian:
+class DiagonalGaussian(NamedTuple):
     """N(mean, diag(exp(log_std)²)), of any shape."""
 
     mean: Tensor
@@ -36,19 +35,39 @@ class DiagonalGaussian:
         return 0.5 * (self.mean**2 + torch.expm1(2 * self.log_std)) - self.log_std
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """q(z | x): `shared` (batch, S) and `private` (batch, C, K)."""
+class Posterior(NamedTuple):
+    """q(z | x): `shared` (…, batch, S) and `private` (…, batch, C, K)."""
 
     shared: DiagonalGaussian
     private: DiagonalGaussian
 
     def own(self, block: Tensor) -> DiagonalGaussian:
         """One private block of each sample, (batch, K), by its index (batch,): `NVAE.block` of the label."""
-        # gather refuses a negative index, where plain indexing would take the last block
-        index = block[:, None, None].expand(-1, 1, self.private.mean.shape[2])
-        mean, log_std = (part.gather(1, index).squeeze(1) for part in (self.private.mean, self.private.log_std))
-        return DiagonalGaussian(mean, log_std)
+        return DiagonalGaussian(of_block(self.private.mean, block), of_block(self.private.log_std, block))
+
+
+def of_block(table: Tensor, block: Tensor) -> Tensor:
+    """One block of each sample, (batch, K), of (batch, C, K): the one at its index, (batch,)."""
+    # gather refuses a negative index, where plain indexing would take the last block
+    return table.gather(1, block[:, None, None].expand(-1, 1, table.shape[2])).squeeze(1)
+
+
+class Pass(NamedTuple):
+    """What the networks make of a batch; leading dimensions (…) are models trained side by side.
+
+    Attributes:
+        kl_shared: KL of each shared dim, nats, (…, batch, S).
+        kl_private: KL of each private dim of every block, nats, (…, batch, C, K).
+        kl_own: the same of the sample's own block, (…, batch, K).
+        outputs: of the decoder at one draw, (…, batch, n_outputs).
+        class_log_prob: log q(y|x), (…, batch, C).
+    """
+
+    kl_shared: Tensor
+    kl_private: Tensor
+    kl_own: Tensor
+    outputs: Tensor
+    class_log_prob: Tensor
 
 
 class Encoder(nn.Module):
@@ -122,7 +141,7 @@ class Decoder(nn.Module):
 
     Args:
         composition: first layer, to (batch, width); a ReLU follows.
-        head: network from (batch, width) to (batch, n_outputs), without a bias on its outputs.
+        head: network from (batch, width) and a bias (n_outputs,) to (batch, n_outputs).
         n_outputs: outputs for the likelihood.
     """
 
@@ -134,8 +153,8 @@ class Decoder(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
         """Outputs, (batch, n_outputs)."""
-        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label)))
-        return outputs + self.output_bias
+        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label)), self.output_bias)
+        return outputs
 
 
 class NVAE(nn.Module):
@@ -171,6 +190,25 @@ class NVAE(nn.Module):
         """C, or 1 where the decoder sees no label."""
         return self.encoder.n_classes
 
+    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor) -> Pass:
+        """All networks at one draw of the shared latent and of the own block.
+
+        Args:
+            inputs: what the encoder reads, (batch, features).
+            label: class of each sample, (batch,).
+            noise: standard normal, (batch, S + K).
+        """
+        posterior: Posterior = self.encoder(inputs)
+        block = self.block(label)
+        outputs = self.decoder(*self.draw(posterior, posterior.own(block), noise), block)
+        kl = posterior.private.kl()
+        return Pass(posterior.shared.kl(), kl, of_block(kl, block), outputs, self.classifier(inputs))
+
+    def draw(self, posterior: Posterior, own: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z_s (batch, S) and the own block (batch, K) from standard normal noise (batch, S + K)."""
+        shared_noise, own_noise = noise.split([self.n_shared, self.n_private], dim=-1)
+        return posterior.shared.rsample(shared_noise), own.rsample(own_noise)
+
     def block(self, label: Tensor) -> Tensor:
         """Index of each sample's private block, (batch,)."""
         return label if self.uses_label else torch.zeros_like(label)
@@ -188,10 +226,10 @@ class NVAE(nn.Module):
         return self.likelihood(self.decoder(shared, own, self.block(label)), library)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def fit_output_bias(self, x: Tensor, library: Tensor | None) -> None:
+    def fit_output_bias(self, moments: FeatureMoments) -> None:
         """Start the decoder at the mean of the training samples, and the likelihood at their scale."""
-        self.likelihood.fit_scales(x, library)
-        self.decoder.output_bias.copy_(self.likelihood.initial_outputs(x, library))
+        self.likelihood.fit_scales(moments)
+        self.decoder.output_bias.copy_(self.likelihood.initial_outputs(moments))
 
 
 def build_nvae(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nvae_bio.model.nvae import NVAE
+from nvae_bio.data.packed import Batch
+from nvae_bio.model.nvae import NVAE, Pass
+from nvae_bio.model.stack import Stack
 
 
 def kl_weight(step: int, n_steps: int, warmup_share: float) -> float:
@@ -30,15 +33,15 @@ def kl_weight(step: int, n_steps: int, warmup_share: float) -> float:
 
 @dataclass(frozen=True)
 class ElboTerms:
-    """Parts of the objective of each sample, in nats.
+    """Parts of the objective of each sample, in nats; leading dimensions (…) are models trained side by side.
 
     Attributes:
-        log_likelihood: log p(x|y,z) at one draw of z, (batch,).
-        kl_shared: KL of each shared dim, (batch, S).
-        kl_private: KL of each private dim of every block, (batch, C, K).
-        kl_own: KL of each private dim of the sample's own block, (batch, K).
-        log_class: log q(y|x) of the true class, (batch,).
-        correct: whether the true class is the likeliest, (batch,).
+        log_likelihood: log p(x|y,z) at one draw of z, (…, batch).
+        kl_shared: KL of each shared dim, (…, batch, S).
+        kl_private: KL of each private dim of every block, (…, batch, C, K).
+        kl_own: KL of each private dim of the sample's own block, (…, batch, K).
+        log_class: log q(y|x) of the true class, (…, batch).
+        correct: whether the true class is the likeliest, (…, batch).
     """
 
     log_likelihood: Tensor
@@ -48,14 +51,29 @@ class ElboTerms:
     log_class: Tensor
     correct: Tensor
 
+    @cached_property
+    def sum_shared(self) -> Tensor:
+        """KL of z_s, (…, batch)."""
+        return self.kl_shared.sum(-1)
+
+    @cached_property
+    def sum_private(self) -> Tensor:
+        """KL of all of z_c, (…, batch)."""
+        return self.kl_private.sum((-2, -1))
+
+    @cached_property
+    def sum_own(self) -> Tensor:
+        """KL of the own block, (…, batch)."""
+        return self.kl_own.sum(-1)
+
     def elbo(self) -> Tensor:
-        """The bound on log p(x|y), (batch,): blocks that the decoder does not see cost nothing."""
-        return self.log_likelihood - self.kl_shared.sum(-1) - self.kl_own.sum(-1)
+        """The bound on log p(x|y), (…, batch): blocks that the decoder does not see cost nothing."""
+        return self.log_likelihood - self.sum_shared - self.sum_own
 
     def objective(
         self, weight: float, beta_private: float, private_kl: Literal["all", "own"], classifier_weight: float
     ) -> Tensor:
-        """What training maximises, (batch,): eq. 7 of the paper; eq. 6 where beta_private and both weights are 1.
+        """What training maximises, (…, batch): eq. 7 of the paper; eq. 6 where beta_private and both weights are 1.
 
         Args:
             weight: warm-up weight of all KL terms.
@@ -63,31 +81,26 @@ class ElboTerms:
             private_kl: `all` blocks (eq. 7 as written) or the `own` one.
             classifier_weight: weight of log q(y|x).
         """
-        private = self.kl_private.sum((-2, -1)) if private_kl == "all" else self.kl_own.sum(-1)
-        kl = self.kl_shared.sum(-1) + beta_private * private
+        private = self.sum_private if private_kl == "all" else self.sum_own
+        kl = self.sum_shared + beta_private * private
         return self.log_likelihood - weight * kl + classifier_weight * self.log_class
 
 
-def elbo_terms(model: NVAE, x: Tensor, label: Tensor, library: Tensor | None, noise: Tensor) -> ElboTerms:
+def elbo_terms(model: NVAE | Stack, batch: Batch, noise: Tensor) -> ElboTerms:
     """The terms at one draw z ~ q(z|x) of the shared latent and of the own block.
 
     Args:
-        model: the networks.
-        x: samples, (batch, features).
-        label: class of each, (batch,).
-        library: counts of each, (batch,), or None.
-        noise: standard normal, (batch, S + K).
+        model: the networks, or a stack of R of them.
+        batch: labelled samples, with a leading R for a stack.
+        noise: standard normal, (…, batch, S + K).
     """
-    posterior = model.posterior(x, library)
-    own = posterior.own(model.block(label))
-    shared_noise, own_noise = noise.split([model.n_shared, model.n_private], dim=-1)
-    likelihood = model.decode(posterior.shared.rsample(shared_noise), own.rsample(own_noise), label, library)
-    class_log_prob = model.class_log_prob(x, library)
+    likelihood = model.likelihood
+    found: Pass = model(likelihood.encoder_input(batch.x, batch.library), batch.label, noise)
     return ElboTerms(
-        log_likelihood=likelihood.log_prob(x),
-        kl_shared=posterior.shared.kl(),
-        kl_private=posterior.private.kl(),
-        kl_own=own.kl(),
-        log_class=class_log_prob.gather(1, label[:, None]).squeeze(1),
-        correct=torch.eq(class_log_prob.argmax(1), label),
+        log_likelihood=likelihood.log_prob(found.outputs, batch),
+        kl_shared=found.kl_shared,
+        kl_private=found.kl_private,
+        kl_own=found.kl_own,
+        log_class=found.class_log_prob.gather(-1, batch.label[..., None]).squeeze(-1),
+        correct=torch.eq(found.class_log_prob.argmax(-1), batch.label),
     )

@@ -1,0 +1,386 @@
+"""The packed store: model features as small integers, from which batches are gathered.
+
+Counts are held as one byte each, dense or as compressed sparse rows, whichever is smaller; the few counts above 255
+(or above a lower limit, where nearly all counts are small) lie in a list of their own. Pictures of 8 bits are held as
+one byte a pixel. A batch is a gather of rows, never a loop over them, and is the same whatever the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+BYTE = 255  # largest count of the packed matrix; a larger one is listed
+MIN_LIMIT = 15  # no lower limit saves anything
+LISTED_SHARE = 1e-3  # counts above the limit are at most this share of all that are not 0
+DENSE_BYTES = 256 * 2**20  # a matrix up to this size is always dense, which is gathered fastest
+CHUNK = 4096  # rows read at a time while packing
+
+
+def joined_ranges(start: Tensor, length: Tensor) -> Tensor:
+    """start[0], start[0] + 1, … (length[0] values), then those of start[1], …: one vector of integers.
+
+    >>> joined_ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    shift = torch.repeat_interleave(start - length.cumsum(0) + length, length)
+    return shift + torch.arange(len(shift), device=start.device)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries of some rows of a matrix: `row` (from 0 among these rows), `column` and `value`, each (n_entries,)."""
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+    def to(self, device: torch.device) -> Entries:
+        """The same on `device`."""
+        return Entries(self.row.to(device), self.column.to(device), self.value.to(device))
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Compressed sparse rows.
+
+    Attributes:
+        start: where each row starts, (n + 1,), int64.
+        column: int16 or int32, (n_entries,).
+        value: (n_entries,).
+    """
+
+    start: Tensor
+    column: Tensor
+    value: Tensor
+
+    def take(self, rows: Tensor) -> Entries:
+        """The entries of `rows`, in their order."""
+        start = self.start[rows]
+        length = self.start[rows + 1] - start
+        position = joined_ranges(start, length)
+        row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), length)
+        return Entries(row, self.column[position].long(), self.value[position])
+
+    def to(self, device: torch.device) -> SparseRows:
+        """The same on `device`."""
+        return SparseRows(self.start.to(device), self.column.to(device), self.value.to(device))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held."""
+        return sum(part.numel() * part.element_size() for part in (self.start, self.column, self.value))
+
+
+@dataclass(frozen=True)
+class CountLadder:
+    """Where the sum Σ_{j<x} of a count x lies: the steps j = 0 … limit of each feature, one feature after another.
+
+    A feature has as many steps as its largest unlisted count needs, so the ladder is short where counts are.
+
+    Attributes:
+        start: place of step 0 of each feature, (features,), int32.
+        feature: feature of each step, (steps,).
+        step: j, (steps,), float32.
+    """
+
+    start: Tensor
+    feature: Tensor
+    step: Tensor
+
+    @classmethod
+    def up_to(cls, largest: Tensor) -> CountLadder:
+        """The ladder for counts of 0 … largest[g], an int64 vector."""
+        length = largest + 1
+        feature = torch.repeat_interleave(torch.arange(len(largest), device=largest.device), length)
+        step = joined_ranges(torch.zeros_like(length), length)
+        return cls((length.cumsum(0) - length).int(), feature, step.float())
+
+    def to(self, device: torch.device) -> CountLadder:
+        """The same on `device`."""
+        return CountLadder(self.start.to(device), self.feature.to(device), self.step.to(device))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a count likelihood needs of some rows besides the counts themselves.
+
+    Attributes:
+        step: step of each count above the start of its feature, (…, rows, features), uint8: the count, or 0 if listed.
+        ladder: shared by all rows.
+        log_factorial: Σ log x! of each row, (…, rows), float64.
+        listed: counts above the limit; `row` counts through all leading dimensions.
+    """
+
+    step: Tensor
+    ladder: CountLadder
+    log_factorial: Tensor
+    listed: Entries
+
+    def to(self, device: torch.device) -> Counts:
+        """The same on `device`."""
+        return Counts(
+            self.step.to(device), self.ladder.to(device), self.log_factorial.to(device), self.listed.to(device)
+        )
+
+    @classmethod
+    def of(cls, x: Tensor) -> Counts:
+        """Of any counts, (…, rows, features): packs them first, so it is for small matrices and tests."""
+        flat = x.reshape(-1, x.shape[-1])
+        packed = pack(flat.cpu().numpy(), is_counts=True).to(x.device)
+        counts = packed.counts(torch.arange(len(flat), device=x.device).reshape(x.shape[:-1]))
+        assert counts is not None
+        return counts
+
+
+class Batch(NamedTuple):
+    """Rows of a data set, as a model takes them; leading dimensions (…) are models trained side by side.
+
+    Attributes:
+        x: counts, pixels or features, (…, rows, features), float32.
+        label: index of the class, (…, rows); -1 where unlabeled.
+        library: all counts of each sample, (…, rows), float32; None unless the data are counts.
+        counts: what a count likelihood needs besides; if None, such a likelihood makes it.
+    """
+
+    x: Tensor
+    label: Tensor
+    library: Tensor | None = None
+    counts: Counts | None = None
+
+    @property
+    def n(self) -> int:
+        """Samples, of each model."""
+        return self.label.shape[-1]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`; itself where it lies there."""
+        if self.x.device == device:
+            return self
+        library, counts = self.library, self.counts
+        return Batch(
+            self.x.to(device), self.label.to(device), None if library is None else library.to(device),
+            None if counts is None else counts.to(device),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """Samples × features on one device.
+
+    Attributes:
+        values: uint8 (n, features), or its compressed sparse rows, or float32 (n, features) where bytes cannot hold it.
+        divisor: what a byte is divided by: 1, or 255 for pixels in [0, 1].
+        n_features: columns.
+        listed: entries above the limit, whose byte is 0.
+        ladder: of counts; None otherwise.
+        log_factorial: Σ log x! of each row, (n,), of counts; None otherwise.
+    """
+
+    values: Tensor | SparseRows
+    divisor: int
+    n_features: int
+    listed: SparseRows
+    ladder: CountLadder | None = None
+    log_factorial: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values.start) - 1 if isinstance(self.values, SparseRows) else len(self.values)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.listed.start.device
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held, all parts together."""
+        values = self.values
+        held = values.n_bytes if isinstance(values, SparseRows) else values.numel() * values.element_size()
+        return held + self.listed.n_bytes + (0 if self.log_factorial is None else 8 * len(self.log_factorial))
+
+    def to(self, device: torch.device) -> PackedMatrix:
+        """The same on `device`."""
+        return PackedMatrix(
+            self.values.to(device), self.divisor, self.n_features, self.listed.to(device),
+            None if self.ladder is None else self.ladder.to(device),
+            None if self.log_factorial is None else self.log_factorial.to(device),
+        )  # fmt: skip
+
+    def _stored(self, rows: Tensor) -> Tensor:
+        """Bytes (or floats) of `rows` (n,) as they are stored, dense: (n, features)."""
+        if isinstance(self.values, Tensor):
+            return self.values.index_select(0, rows)
+        entries = self.values.take(rows)
+        dense = torch.zeros(len(rows) * self.n_features, dtype=torch.uint8, device=rows.device)
+        dense[entries.row * self.n_features + entries.column] = entries.value
+        return dense.view(len(rows), self.n_features)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Counts | None]:
+        """The rows at `index`, an int64 tensor of any shape (…).
+
+        Returns:
+            Values, (…, features), float32; and what a count likelihood needs, None unless the data are counts.
+        """
+        flat = index.reshape(-1)
+        stored, listed = self._stored(flat), self.listed.take(flat)
+        x = stored.float()
+        if self.divisor != 1:
+            x.div_(self.divisor)
+        if len(listed.row):
+            x[listed.row, listed.column] = listed.value
+        counts = None
+        if self.ladder is not None and self.log_factorial is not None:
+            step = stored.view(*index.shape, self.n_features)
+            counts = Counts(step, self.ladder, self.log_factorial[index], listed)
+        return x.view(*index.shape, self.n_features), counts
+
+    def counts(self, index: Tensor) -> Counts | None:
+        """What a count likelihood needs of the rows at `index`; None unless the data are counts."""
+        return self.rows(index)[1]
+
+
+Chunks = Callable[[], Iterator[scipy.sparse.csr_matrix | np.ndarray]]
+
+
+def pack(matrix: object, *, is_counts: bool) -> PackedMatrix:
+    """Pack a matrix of (n, features), read a few thousand rows at a time: one that lies in a file is never held whole.
+
+    Args:
+        matrix: an array, a SciPy sparse matrix, or an on-disk matrix of anndata; non-negative integers if `is_counts`.
+        is_counts: whether a count likelihood will score it. Other data are packed as bytes if every value is a 255th
+            in [0, 1], and else kept as float32.
+    """
+    chunks = _chunks_of(matrix)
+    if is_counts:
+        return _pack_counts(chunks)
+    if all(_is_bytes(chunk) for chunk in chunks()):
+        return _dense(chunks, lambda part: np.rint(part * BYTE).astype(np.uint8), BYTE)
+    return _dense(chunks, lambda part: part.astype(np.float32), 1)
+
+
+def _chunks_of(matrix: object) -> Chunks:
+    """A function that goes through the rows of `matrix` from the start."""
+    n = matrix.shape[0]  # type: ignore[attr-defined]
+
+    def chunks() -> Iterator[scipy.sparse.csr_matrix | np.ndarray]:
+        for start in range(0, n, CHUNK):
+            part = matrix[start : start + CHUNK]  # type: ignore[index]
+            yield scipy.sparse.csr_matrix(part) if scipy.sparse.issparse(part) else np.asarray(part)
+
+    return chunks
+
+
+def _toarray(part: scipy.sparse.csr_matrix | np.ndarray) -> np.ndarray:
+    return part if isinstance(part, np.ndarray) else np.asarray(part.toarray())
+
+
+def _is_bytes(part: scipy.sparse.csr_matrix | np.ndarray) -> bool:
+    """Whether byte / 255 in float32 gives every value back exactly."""
+    values = _toarray(part).astype(np.float32)
+    if not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= 1):
+        return False
+    return bool((np.rint(values * BYTE) / np.float32(BYTE) == values).all())
+
+
+def _dense(chunks: Chunks, convert: Callable[[np.ndarray], np.ndarray], divisor: int) -> PackedMatrix:
+    values = torch.from_numpy(np.concatenate([convert(_toarray(part)) for part in chunks()]))
+    return PackedMatrix(values, divisor, values.shape[1], _no_rows(len(values)))
+
+
+def _no_rows(n: int) -> SparseRows:
+    return SparseRows(torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
+
+
+@dataclass
+class _Survey:
+    """What must be known before counts are packed, from a first pass over them."""
+
+    shape: tuple[int, int]
+    n_nonzero: int
+    limit: int
+    largest: np.ndarray  # largest count of each feature that is not above the limit
+
+
+def _nonzero(part: scipy.sparse.csr_matrix | np.ndarray) -> scipy.sparse.csr_matrix:
+    rows = scipy.sparse.csr_matrix(part, copy=True)
+    rows.eliminate_zeros()
+    return rows
+
+
+def _survey(chunks: Chunks) -> _Survey:
+    n, n_features, frequency, largest = 0, 0, np.zeros(BYTE + 2, np.int64), np.zeros(0, np.int64)
+    for part in chunks():
+        rows = _nonzero(part)
+        values = np.minimum(rows.data, BYTE + 1).astype(np.int64)
+        frequency += np.bincount(values, minlength=BYTE + 2)
+        if not n:
+            n_features = rows.shape[1]
+            largest = np.zeros((BYTE + 2, n_features), bool)
+        largest[values, rows.indices] = True
+        n += rows.shape[0]
+    above = frequency[::-1].cumsum()[::-1]  # above[k]: how many counts are k or more
+    allowed = np.flatnonzero(above[1:] <= LISTED_SHARE * frequency.sum())  # k such that few counts exceed it
+    limit = int(np.clip(allowed[0] if len(allowed) else BYTE, MIN_LIMIT, BYTE))
+    seen = largest[: limit + 1] * np.arange(limit + 1)[:, None]
+    return _Survey((n, n_features), int(frequency.sum()), limit, seen.max(0, initial=0))
+
+
+def _pack_counts(chunks: Chunks) -> PackedMatrix:
+    survey = _survey(chunks)
+    n, n_features = survey.shape
+    index = np.int16 if n_features <= np.iinfo(np.int16).max else np.int32
+    sparse_bytes = survey.n_nonzero * (1 + np.dtype(index).itemsize)
+    is_sparse = n * n_features > max(DENSE_BYTES, sparse_bytes)
+    dense = np.zeros((0 if is_sparse else n, n_features), np.uint8)
+    kept: list[tuple[np.ndarray, ...]] = []
+    listed: list[tuple[np.ndarray, ...]] = []
+    log_factorial, done = [], 0
+    for part in chunks():
+        rows = _nonzero(part)
+        log_factorial.append(_row_sums(_log_factorial(rows.data), rows.indptr))
+        above = rows.data > survey.limit
+        listed.append(_kept(rows, above, np.float32, np.int32))
+        rows.data[above] = 0
+        if is_sparse:
+            kept.append(_kept(rows, ~above, np.uint8, index))
+        else:
+            dense[done : done + rows.shape[0]] = rows.astype(np.uint8).toarray()
+        done += rows.shape[0]
+    stored = _sparse_rows(kept) if is_sparse else torch.from_numpy(dense)
+    ladder = CountLadder.up_to(torch.from_numpy(survey.largest))
+    return PackedMatrix(
+        stored, 1, n_features, _sparse_rows(listed), ladder, torch.from_numpy(np.concatenate(log_factorial))
+    )
+
+
+def _log_factorial(x: np.ndarray) -> np.ndarray:
+    from scipy.special import gammaln
+
+    return np.asarray(gammaln(x.astype(np.float64) + 1))
+
+
+def _row_sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    sums = np.concatenate([[0.0], values.cumsum()])
+    return np.asarray(sums[start[1:]] - sums[start[:-1]])
+
+
+def _kept(
+    rows: scipy.sparse.csr_matrix, keep: np.ndarray, value: type, index: type
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number a row, columns and values of the entries to keep."""
+    kept = np.concatenate([[0], keep.cumsum()])
+    return np.diff(kept[rows.indptr]), rows.indices[keep].astype(index), rows.data[keep].astype(value)
+
+
+def _sparse_rows(parts: list[tuple[np.ndarray, ...]]) -> SparseRows:
+    """Of the outcomes of `_kept`, joined."""
+    length, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    start = np.concatenate([[0], length.cumsum()]).astype(np.int64)
+    return SparseRows(*(torch.from_numpy(part) for part in (start, column, value)))

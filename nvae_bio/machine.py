@@ -1,0 +1,84 @@
+"""What this machine offers a job, and how torch is told to use it: device, threads, precision."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nvae_bio.errors import UserError
+
+CGROUPS = (  # quota and period of the CPU time of this control group, versions 2 and 1
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
+)
+BATCH_SIZE = {"cpu": 128, "cuda": 512}  # by the kind of device
+RESIDENT_SHARE = 0.8  # of the free memory of a GPU that packed data may take
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a `device` setting names; `auto` is a GPU if there is one.
+
+    Raises:
+        UserError: `cuda` where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: 'cuda' is not here; allowed: auto, cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether packed data of that size can stay on the device."""
+    return device.type != "cuda" or n_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def available_threads() -> int:
+    """CPUs that this job may use: the least of SLURM's share, the affinity mask and the quota of its control group."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit():
+        limits.append(int(slurm))
+    quota = _cgroup_quota()
+    if quota is not None:
+        limits.append(math.ceil(quota))
+    return max(min(limits), 1)
+
+
+def _cgroup_quota(files: tuple[tuple[Path, ...], ...] = CGROUPS) -> float | None:
+    """CPUs that the control group may use, or None without a limit."""
+    for paths in files:
+        try:
+            quota, period = " ".join(path.read_text() for path in paths).split()
+        except (OSError, ValueError):
+            continue
+        return float(quota) / float(period) if quota.isdigit() else None
+    return None
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Precision of float32 matrix products inside the block, by torch's names."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def reproducible(n_threads: int) -> Iterator[None]:
+    """Fixed thread count and deterministic kernels inside the block; torch is left as it was found."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(n_threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)

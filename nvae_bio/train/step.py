@@ -1,0 +1,223 @@
+"""Train an N-VAE on a prepared data set (the verb `train`, the rules `train_model` and `train_seeds`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor
+from tqdm import tqdm
+
+import nvae_bio
+from nvae_bio import schema
+from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
+from nvae_bio.data.batches import UNLABELED, Samples, to_samples
+from nvae_bio.data.files import open_prepared, write_table
+from nvae_bio.errors import UserError
+from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
+from nvae_bio.model import NVAE, FeatureMoments
+from nvae_bio.train.loop import CHUNK, Epoch, fit, train_steps
+from nvae_bio.trained import ModelCard, TrainedModel, save_model
+
+logger = logging.getLogger(__name__)
+
+PROBE_STEPS = 20  # steps by which a thread count is judged
+PROBE_ROUNDS = 3
+
+
+class Outputs(NamedTuple):
+    """Files of one trained model."""
+
+    weights: Path
+    card: Path
+    history: Path
+
+
+def history_table(epochs: Iterable[Epoch]) -> pd.DataFrame:
+    """One row an epoch and split: epoch, kl_weight, split, is_best, and the terms of `Averages`."""
+    return pd.DataFrame(
+        [
+            {"epoch": e.number, "kl_weight": e.kl_weight, "split": split, "is_best": e.is_best, **asdict(averages)}
+            for e in epochs
+            for split, averages in (("train", e.train), ("validation", e.validation))
+        ]
+    )
+
+
+def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
+    """Rows of the labelled samples of one split.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows = (prepared.obs[schema.SPLIT] == split).to_numpy() & (samples.label != UNLABELED).numpy()
+    if not rows.any():
+        raise UserError(f"obs[{schema.SPLIT!r}]: no labelled sample is {split!r}; prepare the data again")
+    return torch.from_numpy(rows).nonzero().squeeze(1)
+
+
+def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
+    """Mean and variance of each feature over the samples at `rows`, and their libraries."""
+    total = square = torch.zeros(samples.matrix.n_features, dtype=torch.float64, device=rows.device)
+    for chunk in samples.chunks(CHUNK, rows):
+        x = chunk.x.double()
+        total, square = total + x.sum(0), square + x.square().sum(0)
+    mean = total / len(rows)
+    var = (square / len(rows) - mean.square()).clamp_min(0)
+    return FeatureMoments(
+        len(rows), mean.float(), var.float(), None if samples.library is None else samples.library[rows]
+    )
+
+
+def train_model(
+    prepared: AnnData, settings: FitSettings | None = None, seed: int = 0, *, progress: bool | None = None
+) -> TrainedModel:
+    """Train on the labelled training samples of a prepared data set; the object is not changed.
+
+    Args:
+        prepared: what `prepare_data` returns.
+        settings: model and training settings; the defaults if None.
+        seed: of the initial weights, batches and draws. Same seed, settings and machine: same bits.
+        progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
+
+    Returns:
+        The model with the weights of the epoch with the highest validation ELBO, and its history.
+
+    Raises:
+        UserError: settings do not fit the data, or the objective is not finite any more.
+    """
+    return train_models(prepared, settings, [seed], progress=progress)[0]
+
+
+def train_models(
+    prepared: AnnData, settings: FitSettings | None = None, seeds: Sequence[int] = (0,), *, progress: bool | None = None
+) -> list[TrainedModel]:
+    """Train one model for each seed, side by side: each as `train_model` would alone, but for rounding.
+
+    Args:
+        prepared: what `prepare_data` returns.
+        settings: model and training settings; the defaults if None.
+        seeds: different from each other.
+        progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
+
+    Returns:
+        One entry a seed.
+
+    Raises:
+        UserError: settings do not fit the data, or the objective is not finite any more.
+    """
+    settings = settings or FitSettings()
+    card = _blank_card(prepared, settings)
+    device = pick_device(settings.training.device)
+    samples = to_samples(prepared, card.classes)
+    train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
+    moments = feature_moments(samples, train)
+    networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
+    if fits(samples.matrix.n_bytes, device):
+        samples, train, validation = samples.to(device), train.to(device), validation.to(device)
+    settings = _settle(settings, networks, samples, train, seeds)
+    with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
+        epochs = list(_shown(fit(networks, samples, train, validation, settings, seeds), settings.training, progress))
+    models = []
+    for network, seed in zip(networks, seeds, strict=True):
+        own = [of_seed[seed] for of_seed in epochs if seed in of_seed]
+        best = max(epoch.number for epoch in own if epoch.is_best)
+        stacked = list(seeds) if len(seeds) > 1 else []
+        update = {"settings": settings, "seed": seed, "stacked_seeds": stacked, "best_epoch": best}
+        models.append(TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own)))
+    return models
+
+
+def _blank_card(prepared: AnnData, settings: FitSettings) -> ModelCard:
+    """The card of a model of these data before its training."""
+    data = prepared.uns[schema.DATA]
+    image = tuple(int(size) for size in data["image_shape"]) if data["kind"] == "images" else None
+    try:
+        likelihood = check_model_fits(settings.model, data["kind"])
+    except ValueError as error:
+        raise UserError(f"model.{error}") from None
+    return ModelCard(
+        version=nvae_bio.__version__, settings=settings, kind=data["kind"], likelihood=likelihood,
+        classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image, seed=0,
+        stacked_seeds=[], fingerprint=data["fingerprint"], device=pick_device(settings.training.device).type,
+        best_epoch=0,
+    )  # fmt: skip
+
+
+def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = card.build()
+    network.fit_output_bias(moments)
+    return network
+
+
+def _settle(
+    settings: FitSettings, networks: Sequence[NVAE], samples: Samples, train: Tensor, seeds: Sequence[int]
+) -> FitSettings:
+    """The settings with what was left to the machine decided: batch size by device, and the number of threads."""
+    training = settings.training
+    device = next(networks[0].parameters()).device
+    batch_size = training.batch_size or BATCH_SIZE[device.type]
+    decided = settings.with_training(batch_size=batch_size, n_threads=training.threads)
+    if training.n_threads != "auto":
+        return decided
+    counts = sorted({1, available_threads()})
+    if len(counts) == 1 or device.type == "cuda":
+        return decided.with_training(n_threads=1)
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(PROBE_ROUNDS):
+        for count in counts:
+            with reproducible(count), matmul_precision(training.matmul_precision):
+                steps = train_steps(deepcopy(list(networks)), samples, train, decided, seeds)
+                next(steps)  # the first one compiles, and fills the caches
+                start = time.perf_counter()
+                n_steps = sum(1 for _ in islice(steps, PROBE_STEPS))
+                seconds[count].append((time.perf_counter() - start) / max(n_steps, 1))
+    fastest = min(counts, key=lambda count: median(seconds[count]))
+    shown = ", ".join(f"{count}: {1000 * median(seconds[count]):.1f} ms" for count in counts)
+    logger.info("threads: %d (a step with %s)", fastest, shown)
+    return decided.with_training(n_threads=fastest)
+
+
+def _shown(
+    epochs: Iterator[dict[int, Epoch]], settings: TrainingSettings, progress: bool | None
+) -> Iterator[dict[int, Epoch]]:
+    """The same epochs, shown as they come: a live bar, or a log line for every twentieth part of the training."""
+    live = sys.stderr.isatty() if progress is None else progress
+    every = max(1, settings.max_epochs // 20)
+    with tqdm(total=settings.max_epochs, unit="epoch", disable=not live, leave=True) as bar:
+        for of_seed in epochs:
+            first = next(iter(of_seed.values()))
+            bar.update()
+            bar.set_postfix(elbo=f"{first.validation.elbo:.2f}", kl_weight=f"{first.kl_weight:.2f}")
+            for seed, epoch in of_seed.items() if not live and first.number % every == 0 else ():
+                logger.info(
+                    "seed %d, epoch %d: ELBO %.2f train, %.2f validation; KL %.2f shared, %.2f private (nats); "
+                    "weight %.2f",
+                    seed, epoch.number, epoch.train.elbo, epoch.validation.elbo, epoch.validation.kl_shared,
+                    epoch.validation.kl_private, epoch.kl_weight,
+                )  # fmt: skip
+            yield of_seed
+
+
+def train(data: Path, outputs: Sequence[Outputs], settings: FitSettings, seeds: Sequence[int]) -> None:
+    """Read a prepared file, train a model for each seed, and write the models and their histories."""
+    with open_prepared(data) as prepared:
+        models = train_models(prepared, settings, seeds)
+    for trained, files in zip(models, outputs, strict=True):
+        write_table(trained.history, files.history)
+        save_model(trained, files.weights, files.card)
+        last = int(trained.history["epoch"].max())
+        logger.info("best epoch %d of %d; model in %s", trained.card.best_epoch, last + 1, files.weights)
