@@ -16,6 +16,7 @@ CGROUPS = (  # quota and period of the CPU time of this control group, versions 
     (Path("/sys/fs/cgroup/cpu.max"),),
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
 )
+LIMITS = ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS")  # environment variables: what SLURM gives, what the user says
 BATCH_SIZE = {"cpu": 128, "cuda": 512}  # by the kind of device
 RESIDENT_SHARE = 0.8  # of the free memory of a GPU that packed data may take
 
@@ -37,11 +38,9 @@ def fits(n_bytes: int, device: torch.device) -> bool:
 
 
 def available_threads() -> int:
-    """CPUs that this job may use: the least of SLURM's share, the affinity mask and the quota of its control group."""
+    """CPUs that this job may use: the least of what the variables of `LIMITS`, affinity and control group allow."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdigit():
-        limits.append(int(slurm))
+    limits += [int(os.environ[name]) for name in LIMITS if os.environ.get(name, "").isdigit()]
     quota = _cgroup_quota()
     if quota is not None:
         limits.append(math.ceil(quota))

@@ -27,6 +27,15 @@ IMAGE_RUNS = [
     if settings.datasets[run.dataset].kind == "images"
 ]
 
+STACKED_RUNS = [
+    name
+    for name, run in settings.runs.items()
+    if run.training.stack_seeds and len(run.seeds) > 1
+]
+
+SINGLE_RUNS = [name for name in settings.runs if name not in STACKED_RUNS]
+NOTHING = "(?!)"  # a pattern that nothing matches
+
 RUN_FIGURES = ["data", "training", "kl_private", "kl_shared", "top_features"]
 SEED_FIGURES = ["embedding_shared", "embedding_specific"]
 IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
@@ -48,10 +57,34 @@ def prepared_of(wildcards):
     return f"resources/prepared/{run_of(wildcards).dataset}.h5ad"
 
 
+def files_of_seeds(run, name):
+    """One file a seed of the run."""
+    return [f"results/{run}/{seed}/{name}" for seed in settings.runs[run].seeds]
+
+
 def of_seeds(name):
     """A look-up of one file a seed of the run."""
-    return lambda wildcards: [
-        f"results/{wildcards.run}/{seed}/{name}" for seed in run_of(wildcards).seeds
+    return lambda wildcards: files_of_seeds(wildcards.run, name)
+
+
+def threads_of(run):
+    """Threads that the training of a run may use."""
+    n_threads = settings.runs[run].training.n_threads
+    return workflow.cores if n_threads == "auto" else n_threads
+
+
+def model_options(wildcards, output):
+    """Options that name the files of each model and its seed, from the paths of the weights."""
+    files = zip(output.weights, output.card, output.history)
+    return [
+        f"--{name}={value}"
+        for weights, card, history in files
+        for name, value in (
+            ("weights", weights),
+            ("card", card),
+            ("history", history),
+            ("seed", weights.split("/")[-2]),
+        )
     ]
 
 

@@ -14,7 +14,7 @@ rule embed_data:
         "benchmarks/embed_data/{run}.{seed}.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: run_of(wildcards).training.n_threads
+    threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
         mem_mb=8000,
         runtime=60,

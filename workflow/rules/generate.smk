@@ -15,7 +15,7 @@ rule generate_samples:
         "benchmarks/generate_samples/{run}.{seed}.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: run_of(wildcards).training.n_threads
+    threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
         mem_mb=8000,
         runtime=60,
