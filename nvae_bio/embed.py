@@ -268,13 +268,18 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
 
 
 def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
-    """scanpy's UMAP of an embedding, (n, 2)."""
+    """scanpy's UMAP of an embedding, (n, 2), on its exact neighbours.
+
+    scikit-learn finds them: for so few samples and dims it is faster than the time in which the approximate search of
+    scanpy's default is compiled.
+    """
     import scanpy as sc
 
     adata = AnnData(obs=pd.DataFrame(index=[str(row) for row in range(len(embedding))]), obsm={"X": embedding})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap-learn and numba speak of their own threads and deprecations
-        sc.pp.neighbors(adata, use_rep="X", n_neighbors=min(MIN_NEIGHBORS, len(embedding) - 1), random_state=seed)
+        n_neighbors = min(MIN_NEIGHBORS, len(embedding) - 1)
+        sc.pp.neighbors(adata, use_rep="X", n_neighbors=n_neighbors, transformer="sklearn", random_state=seed)
         sc.tl.umap(adata, random_state=seed)
     return np.asarray(adata.obsm["X_umap"])
 

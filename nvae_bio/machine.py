@@ -54,7 +54,8 @@ def _cgroup_quota(files: tuple[tuple[Path, ...], ...] = CGROUPS) -> float | None
             quota, period = " ".join(path.read_text() for path in paths).split()
         except (OSError, ValueError):
             continue
-        return float(quota) / float(period) if quota.isdigit() else None
+        limited = quota.isdigit() and period.isdigit() and int(period) > 0
+        return int(quota) / int(period) if limited else None
     return None
 
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from hypothesis import settings
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings
-from nvae_bio.model import NVAE, ElboTerms, build_nvae, elbo_terms
+from nvae_bio.data.packed import Batch
+from nvae_bio.model import NVAE, ElboTerms, FeatureMoments, build_nvae, elbo_terms
 
 law = settings(deadline=None, max_examples=25, derandomize=True)
-
-
-class Batch(NamedTuple):
-    x: Tensor
-    label: Tensor
-    library: Tensor | None
 
 
 @contextmanager
@@ -60,8 +55,12 @@ def make_batch(
         x = torch.randint(0, 30, (n, n_features), generator=generator).double()
         return Batch(x, label, x.sum(1) + torch.randint(1, 200, (n,), generator=generator))
     if likelihood == "bernoulli":
-        return Batch(torch.rand(n, n_features, generator=generator, dtype=torch.float64), label, None)
-    return Batch(torch.randn(n, n_features, generator=generator, dtype=torch.float64), label, None)
+        return Batch(torch.rand(n, n_features, generator=generator, dtype=torch.float64), label)
+    return Batch(torch.randn(n, n_features, generator=generator, dtype=torch.float64), label)
+
+
+def make_moments(batch: Batch) -> FeatureMoments:
+    return FeatureMoments.of(batch.x, batch.library)
 
 
 def make_noise(model: NVAE, n: int, seed: int = 2) -> Tensor:
@@ -69,4 +68,4 @@ def make_noise(model: NVAE, n: int, seed: int = 2) -> Tensor:
 
 
 def make_terms(model: NVAE, batch: Batch, seed: int = 2) -> ElboTerms:
-    return elbo_terms(model, batch, make_noise(model, len(batch.x), seed))
+    return elbo_terms(model, batch, make_noise(model, batch.n, seed))

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings, parse_settings
+from nvae_bio.data.packed import Batch
 from nvae_bio.errors import UserError
 from nvae_bio.model import build_nvae
 from nvae_bio.model.backbones import ConvHead, ConvTrunk, dense_layers, halved_sizes
-from tests.small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_terms
+from tests.small_models import fixed_seed, law, make_batch, make_generator, make_model, make_moments, make_terms
 
 SIZES = [(8, 8), (28, 28), (48, 42), (96, 96), (11, 13), (9, 8)]
 LEGAL = [
@@ -51,7 +52,7 @@ def test_every_parameter_gets_a_gradient(backbone: str, likelihood: str, variant
         **DIMS[variant],
     )  # fmt: skip
     batch = make_batch(likelihood, n=12, n_features=2 * 9 * 8)
-    model.fit_output_bias(batch.x, batch.library)
+    model.fit_output_bias(make_moments(batch))
     make_terms(model, batch).objective(0.5, 1.0, "all", 1.0).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -70,7 +71,7 @@ def test_one_row_is_the_row_of_a_bigger_batch(backbone: str, likelihood: str) ->
         n_private=2,
     )
     batch = make_batch(likelihood, n=5, n_features=72)
-    model.fit_output_bias(batch.x, batch.library)
+    model.fit_output_bias(make_moments(batch))
     whole = outputs(model, batch)
     for row in range(5):
         part = Batch(*(None if value is None else value[row : row + 1] for value in batch))
@@ -115,10 +116,11 @@ def test_head_writes_channels_then_rows_then_columns() -> None:
     head = ConvHead((2, 11, 13), (4, 6), (8,))
     drawn: list[Tensor] = []
     head.stages[-1].register_forward_hook(lambda _module, _inputs, output: drawn.append(output))
-    pixels = head(torch.rand(3, 8, generator=make_generator(0)))
+    bias = torch.arange(2.0 * 11 * 13)
+    pixels = head(torch.rand(3, 8, generator=make_generator(0)), bias)
     for channel, row, column in [(0, 0, 0), (0, 4, 7), (1, 10, 12)]:
         at = channel * 11 * 13 + row * 13 + column
-        torch.testing.assert_close(pixels[:, at], drawn[0][:, channel, row, column])
+        torch.testing.assert_close(pixels[:, at], drawn[0][:, channel, row, column] + bias[at])
 
 
 @law
@@ -130,7 +132,7 @@ def test_head_mirrors_trunk_at_any_size(n_channels: int, height: int, width: int
     x = torch.rand(2, n_channels * height * width, generator=make_generator(0))
     shape = trunk.stages[:-1](x.reshape(2, *image)).shape[1:]
     assert tuple(shape) == head.start
-    assert head(trunk(x)).shape == x.shape
+    assert head(trunk(x), torch.zeros(x.shape[1])).shape == x.shape
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -140,7 +142,7 @@ def test_every_pixel_is_drawn_by_the_last_stage(size: tuple[int, int]) -> None:
     head = ConvHead((1, *size), (3, 4), (5,))
     for parameter in head.stages.parameters():
         torch.nn.init.constant_(parameter, 0.1)
-    assert (head(torch.rand(2, 5, generator=make_generator(0))) > 0).all()
+    assert (head(torch.rand(2, 5, generator=make_generator(0)), torch.zeros(size[0] * size[1])) > 0).all()
 
 
 @law

@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from nvae_bio.data.packed import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian
 from nvae_bio.model.nvae import Composition
-from tests.small_models import Batch, fixed_seed, law, make_batch, make_generator, make_model, make_noise, make_terms
+from tests.small_models import (
+    fixed_seed,
+    law,
+    make_batch,
+    make_generator,
+    make_model,
+    make_moments,
+    make_noise,
+    make_terms,
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "nvae": {"n_shared": 3, "n_private": 2},
@@ -216,7 +226,7 @@ def test_other_blocks_get_no_gradient_from_the_likelihood() -> None:
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
 def test_classifier_and_generative_part_do_not_touch(variant: str, likelihood: str) -> None:
     model, batch = make_model(variant, likelihood, **VARIANTS[variant]), make_batch(likelihood)
-    model.fit_output_bias(batch.x, batch.library)
+    model.fit_output_bias(make_moments(batch))
     terms = make_terms(model, batch)
     generative = gradients(terms.objective(1.0, 1.0, "all", 0.0).sum(), model)
     classifying = gradients(terms.log_class.sum(), model)
@@ -293,7 +303,7 @@ def test_draws_of_a_latent_have_its_moments() -> None:
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
 def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) -> None:
     model, batch = make_model(likelihood=likelihood, **VARIANTS["nvae"]), make_batch(likelihood, n=500)
-    model.fit_output_bias(batch.x, batch.library)
+    model.fit_output_bias(make_moments(batch))
     torch.nn.init.zeros_(model.decoder.head[-1].weight)  # nothing but the bias is left
     library = None if batch.library is None else torch.ones(1, dtype=torch.float64)
     total = len(batch.x) if batch.library is None else batch.library.sum()
@@ -304,10 +314,10 @@ def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) ->
 def test_starting_the_decoder_starts_the_likelihood_too() -> None:
     counts, features = make_batch("negative_binomial", n=9), make_batch("gaussian", n=50)
     model = make_model(likelihood="negative_binomial", **VARIANTS["nvae"])
-    model.fit_output_bias(counts.x, counts.library)
+    model.fit_output_bias(make_moments(counts))
     assert model.likelihood.log_reference.exp().item() == pytest.approx(counts.library.median().item())
     model = make_model(likelihood="gaussian", **VARIANTS["nvae"])
-    model.fit_output_bias(features.x, None)
+    model.fit_output_bias(make_moments(features))
     torch.testing.assert_close(model.likelihood.log_std.exp(), features.x.std(0, correction=0))
 
 
@@ -315,7 +325,7 @@ def test_starting_the_decoder_starts_the_likelihood_too() -> None:
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
 def test_state_carries_everything_that_outputs_depend_on(variant: str, likelihood: str) -> None:
     model, batch = randomize(make_model(variant, likelihood, **VARIANTS[variant])), make_batch(likelihood)
-    model.fit_output_bias(batch.x, batch.library)
+    model.fit_output_bias(make_moments(batch))
     other = make_model(variant, likelihood, seed=77, **VARIANTS[variant])
     assert not torch.equal(make_terms(other, batch).objective(1, 1, "all", 1), make_terms(model, batch).elbo())
     other.load_state_dict(deepcopy(model.state_dict()))

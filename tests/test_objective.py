@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from nvae_bio.data.packed import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian, ElboTerms, Gaussian, Posterior, elbo_terms, kl_weight
 from tests.small_models import law, make_batch, make_generator, make_model, make_terms
 
@@ -101,7 +102,8 @@ def mean_terms(linear: LinearModel, posterior: Posterior) -> ElboTerms:
     nn.init.constant_(likelihood.log_std, math.log(STD))
     model = NVAE(GivenPosterior(posterior), UniformClassifier(), LinearDecoder(linear), likelihood, uses_label=True)
     axes = math.sqrt(S + K) * torch.eye(S + K, dtype=torch.float64)
-    draws = [elbo_terms(model, linear.x, linear.label, None, z.expand(N, -1)) for z in torch.cat([axes, -axes])]
+    batch = Batch(linear.x, linear.label)
+    draws = [elbo_terms(model, batch, z.expand(N, -1)) for z in torch.cat([axes, -axes])]
     means = {
         field.name: torch.stack([getattr(draw, field.name).double() for draw in draws]).mean(0)
         for field in fields(ElboTerms)
@@ -205,9 +207,9 @@ def test_bound_pays_for_no_block_that_the_decoder_does_not_see() -> None:
 def test_terms_of_a_sample_do_not_depend_on_its_batch() -> None:
     model, batch = make_model(n_shared=3, n_private=2), make_batch()
     noise = torch.randn(7, 5, generator=make_generator(0), dtype=torch.float64)
-    whole = elbo_terms(model, batch.x, batch.label, None, noise)
+    whole = elbo_terms(model, batch, noise)
     order = torch.tensor([4, 0, 6, 2])
-    part = elbo_terms(model, batch.x[order], batch.label[order], None, noise[order])
+    part = elbo_terms(model, Batch(batch.x[order], batch.label[order]), noise[order])
     for field in fields(ElboTerms):
         torch.testing.assert_close(getattr(part, field.name), getattr(whole, field.name)[order])
 

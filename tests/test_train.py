@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from nvae_bio import embed_data, report_factors, train_model
 from nvae_bio.config import FitSettings
 from nvae_bio.data.batches import UNLABELED, Samples, epoch_order, make_generator, to_samples
+from nvae_bio.data.packed import pack
 from nvae_bio.errors import UserError
-from nvae_bio.train import fit
+from nvae_bio.train.loop import evaluate, fit
+from nvae_bio.train.step import feature_moments, labelled_rows
 from nvae_bio.trained import TrainedModel
 from tests.small_models import law
-from tests.toys import CLASSES, NO_UMAP, fit_settings, prepared_counts, prepared_features, trained
+from tests.toys import CLASSES, NO_UMAP, PREPARED, fit_settings, prepared_counts, prepared_features, trained
 
 # with room in z_s the private factor may go there (measured: 1 of 6 seeds at S = 2), so S is what was planted
 PLANTED = fit_settings(240, n_shared=1, n_private=1, hidden=[32])
@@ -103,21 +106,49 @@ def test_early_stopping_waits_for_the_warm_up_and_then_for_patience() -> None:
 
 
 def test_the_best_weights_are_in_the_network_at_the_end() -> None:
-    from nvae_bio.train import evaluate, labelled_rows
-
     model = train_model(prepared_features(), fit_settings(12, hidden=[16]), 0)
     samples = to_samples(prepared_features(), CLASSES)
-    averages = evaluate(model.network, labelled_rows(prepared_features(), samples, "validation"), model.card.settings)
+    rows = labelled_rows(prepared_features(), samples, "validation")
+    (averages,) = evaluate(model.network, samples, rows, model.card.settings)
     best = model.history[(model.history["split"] == "validation") & model.history["is_best"]].iloc[-1]
     assert averages.elbo == pytest.approx(best["elbo"], rel=1e-5)
 
 
+def test_the_draws_of_a_validation_pass_do_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, model = to_samples(prepared_features(), CLASSES), trained("features")
+    rows = labelled_rows(prepared_features(), samples, "validation")
+    (whole,) = evaluate(model.network, samples, rows, model.card.settings)
+    monkeypatch.setattr("nvae_bio.train.loop.CHUNK", 7)
+    (in_parts,) = evaluate(model.network, samples, rows, model.card.settings)
+    assert len(rows) > 14
+    assert astuple(in_parts) == pytest.approx(astuple(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", PREPARED)
+def test_moments_are_those_of_the_training_samples(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvae_bio.train.step.CHUNK", 50)
+    prepared = PREPARED[kind]()
+    samples = to_samples(prepared, CLASSES)
+    moments = feature_moments(samples, labelled_rows(prepared, samples, "train"))
+    train = prepared[(prepared.obs["split"] == "train").to_numpy()]
+    x = train.to_df().to_numpy(np.float64)
+    assert moments.n == len(x)
+    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(moments.var, x.var(0), rtol=1e-5)
+    if kind == "counts":
+        assert moments.library is not None
+        assert moments.library.tolist() == train.obs["library"].tolist()
+    else:
+        assert moments.library is None
+
+
 def test_a_step_size_that_is_too_large_ends_in_one_clear_line() -> None:
-    samples = Samples(torch.full((8, 20), 1e30), torch.zeros(8, dtype=torch.int64), None)
+    matrix = pack(np.full((8, 20), 1e30, np.float32), is_counts=False)
+    samples, rows = Samples(matrix, torch.zeros(8, dtype=torch.int64), None), torch.arange(8)
     settings = fit_settings()
     model = trained("features").card.build()
     with pytest.raises(UserError, match=r"not finite in epoch 0; learning_rate 0.001") as caught:
-        list(fit(model, samples, samples, settings, 0))
+        list(fit([model], samples, rows, rows, settings, [0]))
     assert "\n" not in str(caught.value)
 
 
@@ -134,7 +165,8 @@ def test_labels_become_indices_of_the_models_classes() -> None:
     samples = to_samples(prepared_counts(), ["c2", "c0"])
     expected = prepared_counts().obs["label"].astype(str).map({"c2": 0, "c0": 1, "c1": UNLABELED})
     assert samples.label.tolist() == expected.tolist()
-    assert torch.equal(samples.x, torch.from_numpy(prepared_counts().X.toarray()))
+    x = samples.take(torch.arange(len(samples))).x
+    assert torch.equal(x, torch.from_numpy(prepared_counts().X.toarray()))
     assert samples.library is not None
     assert samples.library.tolist() == prepared_counts().obs["library"].tolist()
 
@@ -157,12 +189,26 @@ def test_without_a_terminal_progress_is_plain_lines(caplog: pytest.LogCaptureFix
         train_model(prepared_counts(), fit_settings(), 0, progress=False)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
-    assert all(line.startswith(f"epoch {i}: ELBO ") and "\r" not in line for i, line in enumerate(lines))
+    assert all(line.startswith(f"seed 0, epoch {i}: ELBO ") and "\r" not in line for i, line in enumerate(lines))
 
 
 def test_a_progress_bar_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     train_model(prepared_counts(), fit_settings(), 0, progress=True)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_short_matrix_products_change_the_bound_little_and_are_recorded() -> None:
+    bounds = {}
+    for precision in ("highest", "medium"):
+        training = {"max_epochs": 40, "batch_size": 64, "matmul_precision": precision}
+        settings = FitSettings.model_validate({"model": {"hidden": [32]}, "training": training})
+        before = torch.get_float32_matmul_precision()
+        model = train_model(prepared_counts(), settings, 0)
+        assert model.card.settings.training.matmul_precision == precision
+        assert torch.get_float32_matmul_precision() == before
+        bounds[precision] = model.history.loc[model.history["split"] == "validation", "elbo"]
+    assert bounds["medium"].max() == pytest.approx(bounds["highest"].max(), abs=1.0)
+    assert bounds["highest"].max() > bounds["highest"].iloc[0] + 5
 
 
 def test_settings_that_do_not_fit_the_data_are_refused() -> None:

@@ -3,7 +3,7 @@
     python tools/lock.py            write constraints.txt and environment.yml
     python tools/lock.py --check    exit code 1, and a line a difference, where these files are not up to date
 
-`constraints.txt` has everything that pyproject.toml asks for, extras included, with all that comes along;
+`constraints.txt` has everything that pyproject.toml asks for, extras but `benchmark` included, with all that comes;
 `environment.yml` has the same pins for what the workflow's jobs import, and python and pip from conda-forge.
 """
 
@@ -31,6 +31,7 @@ TARGET = {
     "platform_machine": "x86_64",
     "os_name": "posix",
 }
+UNLOCKED = {"benchmark"}  # extras that pin themselves
 CUDA = ("nvidia-", "cuda-", "triton")  # come with torch's GPU build alone, which pins them itself
 HEADER = "# Written by `python tools/lock.py` (`make lock`); the versions that the tests passed with.\n"
 
@@ -100,9 +101,10 @@ dependencies:
 def render_files(project: dict[str, Any]) -> dict[str, str]:
     """Name and text of the two files."""
     runtime = project["dependencies"]
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    extras = project["optional-dependencies"].items()
+    locked = [line for name, lines in extras if name not in UNLOCKED for line in lines]
     return {
-        "constraints.txt": render_constraints(closure([*runtime, *extras])),
+        "constraints.txt": render_constraints(closure([*runtime, *locked])),
         "environment.yml": render_environment(closure(runtime)),
     }
 

@@ -111,8 +111,9 @@ class TrainingSettings(Settings):
     )
     stack_seeds: bool = Field(
         False,
-        description="train the seeds of a run side by side in one job, which costs less work than one job a seed; "
-        "changes the last bits of a result",
+        description="train all seeds of a run in one job, which costs less work than one job a seed but is not spread "
+        "over cores; where steps are small they are trained as a stack, which changes the last bits of a result (the "
+        "model's card says whether)",
     )
 
     @property

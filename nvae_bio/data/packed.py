@@ -318,7 +318,7 @@ def _survey(chunks: Chunks) -> _Survey:
     n, n_features, frequency, largest = 0, 0, np.zeros(BYTE + 2, np.int64), np.zeros(0, np.int64)
     for part in chunks():
         rows = _nonzero(part)
-        values = np.minimum(rows.data, BYTE + 1).astype(np.int64)
+        values = np.minimum(rows.data.astype(np.int64), BYTE + 1)
         frequency += np.bincount(values, minlength=BYTE + 2)
         if not n:
             n_features = rows.shape[1]

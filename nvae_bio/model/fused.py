@@ -229,7 +229,7 @@ def _run(loop: Callable[..., None], *parts: Tensor) -> None:
 
 def log1p_scaled(x: Tensor, scale: Tensor) -> Tensor:
     """log(1 + x · scale) of x ≥ 0, (n, features), and a scale a row, (n,); float32 on the CPU, without a gradient."""
-    out = torch.empty_like(x)
+    out = torch.empty(x.shape)
     _run(_log1p_scaled, x, scale, out)
     return out
 

@@ -132,7 +132,7 @@ class Composition(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
         """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,)."""
-        private = torch.einsum("bk,bkw->bw", own, self.class_weight.index_select(0, label))
+        private = (own[:, :, None] * self.class_weight.index_select(0, label)).sum(1)
         return self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
 
 

@@ -88,10 +88,10 @@ def evaluate(model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitS
     """
     device, n_models = _device_of(model), len(model) if isinstance(model, Stack) else 1
     generator = make_generator(device, VALIDATION_NOISE)
-    total = torch.zeros(8, n_models, device=device)
+    draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
+    total, size = torch.zeros(8, n_models, device=device), max(CHUNK // n_models, 1)
     with matmul_precision("highest"):
-        for part in rows.split(max(CHUNK // n_models, 1)):
-            noise = torch.randn(len(part), settings.model.n_latent, generator=generator, device=device)
+        for part, noise in zip(rows.split(size), draws.split(size), strict=True):
             if isinstance(model, Stack):
                 part, noise = part.expand(n_models, -1), noise.expand(n_models, -1, -1)
             total += _sums(elbo_terms(model, samples.take(part).to(device), noise), settings)

@@ -32,6 +32,7 @@ from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
 
+STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/results/seeds.csv)
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
 
@@ -103,7 +104,10 @@ def train_model(
 def train_models(
     prepared: AnnData, settings: FitSettings | None = None, seeds: Sequence[int] = (0,), *, progress: bool | None = None
 ) -> list[TrainedModel]:
-    """Train one model for each seed, side by side: each as `train_model` would alone, but for rounding.
+    """Train one model for each seed, and read and pack the data once: each as `train_model` would alone.
+
+    Where steps are small, or on a GPU, the seeds are trained side by side as a stack, which shares what a step costs
+    besides arithmetic; the results are then those of `train_model` but for rounding. Elsewhere one follows the other.
 
     Args:
         prepared: what `prepare_data` returns.
@@ -127,16 +131,32 @@ def train_models(
     if fits(samples.matrix.n_bytes, device):
         samples, train, validation = samples.to(device), train.to(device), validation.to(device)
     settings = _settle(settings, networks, samples, train, seeds)
-    with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
-        epochs = list(_shown(fit(networks, samples, train, validation, settings, seeds), settings.training, progress))
+    pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
     models = []
-    for network, seed in zip(networks, seeds, strict=True):
-        own = [of_seed[seed] for of_seed in epochs if seed in of_seed]
-        best = max(epoch.number for epoch in own if epoch.is_best)
-        stacked = list(seeds) if len(seeds) > 1 else []
-        update = {"settings": settings, "seed": seed, "stacked_seeds": stacked, "best_epoch": best}
-        models.append(TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own)))
+    for group in [list(seeds)] if pays else [[seed] for seed in seeds]:
+        own = [network for network, seed in zip(networks, seeds, strict=True) if seed in group]
+        with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
+            fitting = fit(own, samples, train, validation, settings, group)
+            epochs = list(_shown(fitting, settings.training, progress))
+        models += [
+            _outcome(card, settings, network, seed, group, epochs) for network, seed in zip(own, group, strict=True)
+        ]
     return models
+
+
+def _outcome(
+    card: ModelCard,
+    settings: FitSettings,
+    network: NVAE,
+    seed: int,
+    group: Sequence[int],
+    epochs: Iterable[dict[int, Epoch]],
+) -> TrainedModel:
+    own = [of_seed[seed] for of_seed in epochs if seed in of_seed]
+    best = max(epoch.number for epoch in own if epoch.is_best)
+    stacked = list(group) if len(group) > 1 else []
+    update = {"settings": settings, "seed": seed, "stacked_seeds": stacked, "best_epoch": best}
+    return TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own))
 
 
 def _blank_card(prepared: AnnData, settings: FitSettings) -> ModelCard:
