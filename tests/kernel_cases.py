@@ -113,12 +113,8 @@ def float32_errors(case: Case) -> Found:
     steep = 1 + (case.logits - case.logits.max(-1, keepdim=True).values).abs()
     depth = steep[:, :-1] + case.log_library[:, None] + case.log_dispersion.abs()
     pulled = (theta + case.x) * (mean / (theta + mean))
-    value = (
-        torch.lgamma(case.x + 1)
-        + case.x * (log_mean.abs() + torch.log1p(case.x / theta))
-        + pulled * depth
-        + (theta + case.x) * ratio
-    )
+    value = case.x * (log_mean.abs() + torch.log1p(case.x / theta)) + pulled * depth + (theta + case.x) * ratio
+    value = value + torch.lgamma(case.x + 1)
     by_mean = case.x + pulled * depth
     by_theta = case.x + pulled * depth + theta * ratio
     by_logits = case.logits.softmax(-1) * steep * by_mean.sum(-1, keepdim=True)

@@ -11,12 +11,12 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import nvae_bio
-from tools.lock import LockError, closure, differences, main, read_project, render_files
+from tools.lock import UNLOCKED, LockError, closure, differences, main, read_project, render_files
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = read_project(ROOT / "pyproject.toml")
 RUNTIME = PROJECT["dependencies"]
-EXTRAS = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+EXTRAS = [line for name, lines in PROJECT["optional-dependencies"].items() if name not in UNLOCKED for line in lines]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
@@ -37,6 +37,12 @@ PINS = parse_pins(PIP["pip"])
 def test_every_dependency_has_a_pin_inside_its_range(line: str) -> None:
     requirement = Requirement(line)
     assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("extra", UNLOCKED)
+def test_an_extra_outside_the_lock_pins_itself(extra: str) -> None:
+    for line in PROJECT["optional-dependencies"][extra]:
+        assert re.fullmatch(r"[a-z-]+==[0-9.]+", line)
 
 
 def test_environment_has_the_pins_of_the_lock() -> None:

@@ -155,6 +155,16 @@ def test_few_counts_are_listed_and_all_of_them_are_above_the_limit(x: np.ndarray
     assert len(matrix.listed.value) <= max(LISTED_SHARE * n_nonzero, (x > BYTE).sum())
 
 
+def test_the_share_that_may_be_listed_is_reached_and_not_passed() -> None:
+    x = np.ones((100, 10), np.float32)  # of 1000 counts, one may be listed
+    x[0, 0] = 200
+    assert make_dense(x).listed.value.tolist() == [200]
+    x[1, 0] = 201
+    assert make_dense(x).listed.value.tolist() == [201]
+    x[2, 0] = 201
+    assert make_dense(x).listed.value.tolist() == []
+
+
 def test_the_ladder_of_a_feature_ends_at_its_largest_count_that_is_not_listed() -> None:
     x = np.zeros((2000, 4), np.float32)
     x[:, 0], x[:, 1], x[7, 2], x[3, 0] = 3, np.arange(2000) % 12, 900, 800

@@ -16,6 +16,8 @@ from nvae_bio import train_model
 from nvae_bio.config import FitSettings
 from nvae_bio.data.batches import Samples, to_samples
 from nvae_bio.data.packed import Batch, Counts
+from nvae_bio.errors import UserError
+from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models
 from nvae_bio.train import train_models
 from nvae_bio.train.loop import Epoch, evaluate, fit
@@ -99,9 +101,8 @@ def test_terms_gradients_and_a_step_are_those_of_each_model(
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name][place], parameter.grad, rtol=1e-9, atol=1e-10)
-        assert_same_state(
-            stack.state_of(place), model.state_dict(), 1e-7
-        )  # where a gradient is nearly 0, Adam is steep
+        # where a gradient is nearly 0, Adam is steep
+        assert_same_state(stack.state_of(place), model.state_dict(), 1e-7)
 
 
 def test_a_model_of_the_stack_takes_nothing_from_the_others() -> None:
@@ -192,9 +193,10 @@ def make_double(kind: str, settings: FitSettings, seeds: Sequence[int]) -> tuple
 def fit_double(kind: str, settings: FitSettings, seeds: Sequence[int]) -> tuple[list[NVAE], dict[int, list[Epoch]]]:
     models, samples, rows, held_out = make_double(kind, settings, seeds)
     epochs: dict[int, list[Epoch]] = {seed: [] for seed in seeds}
-    for of_seed in fit(models, samples, rows, held_out, settings, seeds):
-        for seed, epoch in of_seed.items():
-            epochs[seed].append(epoch)
+    with reproducible(1):
+        for of_seed in fit(models, samples, rows, held_out, settings, seeds):
+            for seed, epoch in of_seed.items():
+                epochs[seed].append(epoch)
     return models, epochs
 
 
@@ -270,3 +272,9 @@ def test_a_stack_of_one_is_that_model() -> None:
     batch, noise = make_batch("gaussian"), torch.randn(7, 5, generator=make_generator(1), dtype=torch.float64)
     found = elbo_terms(Stack([model]), Batch(batch.x[None], batch.label[None]), noise[None])
     torch.testing.assert_close(found.elbo()[0], elbo_terms(model, batch, noise).elbo())
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_that_are_none_or_the_same_are_refused(seeds: list[int]) -> None:
+    with pytest.raises(UserError, match=r"seeds: .*; at least one, and different from each other"):
+        train_models(prepared_features(), fit_settings(), seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -90,9 +91,43 @@ def test_the_rule_graph_is_the_one_that_is_meant() -> None:
 
 def test_every_rule_has_its_environment_log_benchmark_and_resources() -> None:
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
-        for rule in re.split(r"^rule (?=\w+:)", file.read_text(), flags=re.MULTILINE)[1:]:
-            for directive in ("    log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime=", "-m nvae_bio "):
-                assert rule.count(directive) == 1, (rule.splitlines()[0], directive)
+        before, *rules = re.split(r"^ *rule(?= \w+:|:)", file.read_text(), flags=re.MULTILINE)
+        assert rules or file.name == "common.smk"
+        for rule in rules:
+            for directive in ("    log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime="):
+                assert rule.count(directive) == 1, (file.name, rule.splitlines()[0], directive)
+            assert (before + rule).count("-m nvae_bio ") == 1
+
+
+def test_the_seeds_of_a_stacked_run_are_one_job_and_the_rest_is_as_before(tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"]["cells"]["training"]["stack_seeds"] = True
+    config = tmp_path / "stacked.yaml"
+    config.write_text(yaml.safe_dump(values))
+    before, after = (job_counts(dry_run(file, tmp_path).stdout) for file in (TINY, config))
+    n_seeds = len(values["runs"]["cells"]["seeds"])
+    expected = before | {"train_model": before["train_model"] - n_seeds, "train_seeds_cells": 1}
+    assert after == expected
+    values["runs"] = {"cells": values["runs"]["cells"]}
+    config.write_text(yaml.safe_dump(values))
+    assert "train_model" not in job_counts(dry_run(config, tmp_path).stdout)
+
+
+@pytest.mark.slow
+def test_stacked_seeds_give_every_file_of_a_seed(tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"] = {"cells": values["runs"]["cells"]}
+    values["runs"]["cells"]["training"]["stack_seeds"] = True
+    config = tmp_path / "stacked.yaml"
+    config.write_text(yaml.safe_dump(values))
+    seeds = values["runs"]["cells"]["seeds"]
+    targets = [f"results/cells/{seed}/embedded.h5ad" for seed in seeds]
+    done = snakemake(*targets, "--cores", "2", "--configfile", config, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    for seed in seeds:
+        card = json.loads((tmp_path / "results" / "cells" / str(seed) / "model.json").read_text())
+        assert card["seed"] == seed
+        assert card["stacked_seeds"] == seeds
 
 
 @pytest.mark.parametrize(

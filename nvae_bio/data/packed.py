@@ -88,11 +88,13 @@ class CountLadder:
         start: place of step 0 of each feature, (features,), int32.
         feature: feature of each step, (steps,).
         step: j, (steps,), float32.
+        width: steps of the longest feature.
     """
 
     start: Tensor
     feature: Tensor
     step: Tensor
+    width: int
 
     @classmethod
     def up_to(cls, largest: Tensor) -> CountLadder:
@@ -100,11 +102,11 @@ class CountLadder:
         length = largest + 1
         feature = torch.repeat_interleave(torch.arange(len(largest), device=largest.device), length)
         step = joined_ranges(torch.zeros_like(length), length)
-        return cls((length.cumsum(0) - length).int(), feature, step.float())
+        return cls((length.cumsum(0) - length).int(), feature, step.float(), int(length.max()) if len(length) else 1)
 
     def to(self, device: torch.device) -> CountLadder:
         """The same on `device`."""
-        return CountLadder(self.start.to(device), self.feature.to(device), self.step.to(device))
+        return CountLadder(self.start.to(device), self.feature.to(device), self.step.to(device), self.width)
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,15 @@ def climb(ladder: CountLadder, log_dispersion: Tensor, *, with_gradient: bool) -
     if _is_fused(log_dispersion):
         return fused.climb(ladder.start, ladder.step, log_dispersion.exp(), with_gradient=with_gradient)
     dispersion = log_dispersion.exp()[:, ladder.feature]
-    step = ladder.step.to(dispersion.dtype)
-    first = ladder.start.long()[ladder.feature]
+    step, place = ladder.step.to(dispersion.dtype), ladder.step.long()
+    shape = (len(dispersion), len(ladder.start), ladder.width)
+    below = torch.ones(ladder.width, ladder.width, dtype=torch.float64, device=step.device).triu(1)
 
     def sums(increment: Tensor) -> Tensor:
-        """Sum of the increments of the lower steps of the same feature."""
-        total = torch.cumsum(increment, 1, dtype=torch.float64) - increment
-        return (total - total[:, first]).to(increment.dtype)
+        """Sum of the increments of the lower steps of the same feature: a product, which every device repeats."""
+        table = torch.zeros(shape, dtype=torch.float64, device=step.device)
+        table[:, ladder.feature, place] = increment.double()
+        return (table @ below)[:, ladder.feature, place].to(increment.dtype)
 
     return sums(torch.log1p(step / dispersion)), sums(-step / (dispersion + step)) if with_gradient else None
 

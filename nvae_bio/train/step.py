@@ -119,14 +119,17 @@ def train_models(
         One entry a seed.
 
     Raises:
-        UserError: settings do not fit the data, or the objective is not finite any more.
+        UserError: settings do not fit the data, seeds are the same or none, or the objective is not finite any more.
     """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: {', '.join(map(str, seeds)) or 'none'}; at least one, and different from each other")
     settings = settings or FitSettings()
     card = _blank_card(prepared, settings)
     device = pick_device(settings.training.device)
-    samples = to_samples(prepared, card.classes)
-    train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
-    moments = feature_moments(samples, train)
+    with reproducible(settings.training.threads):
+        samples = to_samples(prepared, card.classes)
+        train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
+        moments = feature_moments(samples, train)
     networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
     if fits(samples.matrix.n_bytes, device):
         samples, train, validation = samples.to(device), train.to(device), validation.to(device)

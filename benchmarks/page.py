@@ -1,0 +1,130 @@
+"""The tables and the figure of docs/speed.md, from results/: `python -m benchmarks.page` (or `--check`)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.pairs import exponent
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "speed.md"
+FIGURE = ROOT / "docs" / "speed_scaling.png"
+AXES = {"n_cells": "cells", "n_genes": "genes", "n_classes": "classes"}
+BASE = {"device": "cpu", "threads": 2, "batch_size": 128, "n_cells": 30_000, "n_genes": 2000, "n_classes": 10}
+PEERS = {"n_cells": "scvi", "n_genes": "scvi", "n_classes": "scanvi"}
+
+
+def read(name: str) -> pd.DataFrame:
+    """One of the committed tables."""
+    return pd.read_csv(RESULTS / f"{name}.csv")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in table.astype(object).to_numpy())])
+
+
+def pair_table() -> str:
+    """results/train.csv, a line a pair."""
+    found = read("train")
+    ratio = found["ratio"].map("{:.1f}".format)
+    spread = found["ratio_low"].map("{:.1f}".format) + "–" + found["ratio_high"].map("{:.1f}".format)
+    shown = pd.DataFrame(
+        {
+            "device": found["device"], "threads": found["threads"], "samples": found["n_cells"].map("{:,}".format),
+            "features": found["n_genes"], "classes": found["n_classes"], "batch": found["batch_size"],
+            "peer": found["peer"], "ours /s": found["ours_cells_per_s"].map("{:,}".format),
+            "peer /s": found["peer_cells_per_s"].map("{:,}".format), "ratio": ratio + " (" + spread + ")",
+            "held-out gain": (found["ours_log_likelihood"] - found["peer_log_likelihood"]).map("{:+.1f}".format),
+            "MB, ours / peer": found["ours_peak_mb"].astype(str) + " / " + found["peer_peak_mb"].astype(str),
+        }
+    )  # fmt: skip
+    return markdown(shown)
+
+
+def along(axis: str) -> pd.DataFrame:
+    """The lines of train.csv that differ from the base case in one axis, sorted by it, with seconds per 1M samples."""
+    found = read("train")
+    same = found["peer"] == PEERS[axis]
+    for name, value in BASE.items():
+        same &= (found[name] == value) | (name == axis)
+    if axis == "n_genes":
+        same &= found["n_classes"] == BASE["n_classes"]
+    chosen = found[same].sort_values(axis).drop_duplicates(axis)
+    factor = chosen["n_cells"] if axis == "n_cells" else 1e6
+    return chosen.assign(ours=factor / chosen["ours_cells_per_s"], peer_s=factor / chosen["peer_cells_per_s"])
+
+
+def exponent_table() -> str:
+    """Growth of the time of an epoch with each axis."""
+    rows = []
+    for axis, name in AXES.items():
+        chosen = along(axis)
+        sizes = chosen[axis].tolist()
+        shown = ", ".join(f"{size:,}" for size in sizes)
+        ours, peer = (exponent(sizes, chosen[column].tolist()) for column in ("ours", "peer_s"))
+        rows.append({"time grows with": name, "measured at": shown, "ours": f"{ours:.2f}", PEERS[axis]: f"{peer:.2f}"})
+    return markdown(pd.DataFrame(rows).rename(columns={"scvi": "SCVI", "scanvi": "SCANVI"}).fillna("–"))
+
+
+def seeds_table() -> str:
+    """results/seeds.csv."""
+    found = read("seeds")
+    share = found["share"].map("{:.2f}".format)
+    spread = found["share_low"].map("{:.2f}".format) + "–" + found["share_high"].map("{:.2f}".format)
+    return markdown(found.assign(share=share + " (" + spread + ")").drop(columns=["share_low", "share_high"]))
+
+
+def quality_table() -> str:
+    """results/quality.csv."""
+    return markdown(read("quality"))
+
+
+def plot_scaling() -> Figure:
+    """Time of an epoch along each axis, ours and the peer's."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for place, (panel, (axis, name)) in enumerate(zip(figure.subplots(1, 3), AXES.items(), strict=True)):
+        chosen = along(axis)
+        panel.loglog(chosen[axis], chosen["ours"], "o-", color="#0072B2", label="nvae-bio")
+        panel.loglog(chosen[axis], chosen["peer_s"], "s--", color="#D55E00", label=PEERS[axis].upper())
+        panel.set_xlabel(name)
+        panel.set_ylabel("seconds an epoch" if axis == "n_cells" else "seconds a million cells" if place == 1 else "")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+TABLES = {"train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table}
+
+
+def render(text: str) -> str:
+    """The page with every table made anew."""
+    for name, table in TABLES.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, n_found = pattern.subn(rf"\g<1>\n{table()}\n\n\g<2>", text)
+        assert n_found == 1, name
+    return text
+
+
+@click.command(help=__doc__)
+@click.option("--check", is_flag=True, help="exit code 1 where the page is not up to date; write nothing")
+def main(check: bool) -> None:
+    """Write the page and the figure, or compare the page."""
+    before = PAGE.read_text()
+    after = render(before)
+    if check:
+        sys.exit(int(after != before))
+    PAGE.write_text(after)
+    plot_scaling().savefig(FIGURE, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
