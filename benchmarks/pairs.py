@@ -103,12 +103,17 @@ def run_pair(task: Task, peer: str, burst: int) -> Outcome:
     return Outcome(speeds["ours"][1:], speeds["peer"][1:], (ours_score, peer_score), (ours_mb, peer_mb))
 
 
+def device_name(precision: str) -> str:
+    """What the column `device` says."""
+    return "cpu (bfloat16 products)" if precision == "medium" else "cpu"
+
+
 def row(task: Task, peer: str, shape: tuple[int, int, int], outcome: Outcome) -> dict[str, Any]:
     """A line of results/train.csv: medians over turns, and the smallest and largest ratio of a turn."""
     ratios = outcome.ratios
     n_cells, n_genes, n_classes = shape
     return {
-        "device": "cpu" if task.precision != "medium" else "cpu (bfloat16 products)",
+        "device": device_name(task.precision),
         "threads": task.threads, "n_cells": n_cells, "n_genes": n_genes, "n_classes": n_classes,
         "batch_size": task.batch_size, "peer": peer, "ours_cells_per_s": round(median(outcome.ours)),
         "peer_cells_per_s": round(median(outcome.peer)), "ratio": round(median(ratios), 2),

@@ -19,7 +19,7 @@ import click
 import pandas as pd
 
 from benchmarks.data import digits, resampled, simulated
-from benchmarks.pairs import row, run_pair
+from benchmarks.pairs import device_name, row, run_pair
 from benchmarks.workers import Task
 from nvae_bio.data.files import atomic_path
 
@@ -40,6 +40,12 @@ class Case:
     threads: int = 2
     precision: str = "high"
     is_real: bool = False
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The columns of the table that name the case."""
+        names = ("peer", "n_cells", "n_genes", "n_classes", "batch_size", "threads")
+        return {name: getattr(self, name) for name in names} | {"device": device_name(self.precision)}
 
 
 BASE = Case("scvi")
@@ -95,14 +101,23 @@ def main(
 ) -> None:  # fmt: skip
     """Run one case, or all."""
     cases = SUITE if suite else [Case(peer, cells, genes, classes, batch_size, threads, precision, kang)]
-    rows: list[dict[Any, Any]] = pd.read_csv(RESULTS).to_dict("records") if suite and RESULTS.exists() else []
+    rows: dict[Case, dict[Any, Any]] = known_rows() if suite else {}
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases[len(rows) :]:
-            rows.append(measure(case, Path(folder)))
-            click.echo(pd.DataFrame(rows[-1:]).to_string(index=False))
+        for case in cases:
+            if case in rows:
+                continue
+            rows[case] = measure(case, Path(folder))
+            click.echo(pd.DataFrame([rows[case]]).to_string(index=False))
             if suite:
+                ordered = [rows[known] for known in SUITE if known in rows]
                 with atomic_path(RESULTS) as part:
-                    pd.DataFrame(rows).to_csv(part, index=False)
+                    pd.DataFrame(ordered).to_csv(part, index=False)
+
+
+def known_rows() -> dict[Case, dict[Any, Any]]:
+    """The lines of the table that are there already, by the case that each is of."""
+    found = pd.read_csv(RESULTS).to_dict("records") if RESULTS.exists() else []
+    return {case: line for case in SUITE for line in found if all(line[key] == case.key[key] for key in case.key)}
 
 
 if __name__ == "__main__":
