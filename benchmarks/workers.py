@@ -89,10 +89,10 @@ class Ours:
         from nvae_bio.config import FitSettings
         from nvae_bio.data.batches import to_samples
         from nvae_bio.data.files import open_prepared
+        from nvae_bio.machine import reproducible
         from nvae_bio.model import build_nvae
         from nvae_bio.train.step import feature_moments, labelled_rows
 
-        torch.set_num_threads(task.threads)
         self.given_label, self.task = given_label, task
         n_private = 2
         values: dict[str, dict[str, Any]] = {
@@ -103,22 +103,22 @@ class Ours:
             values["model"] |= {"backbone": "conv", "channels": CHANNELS}
         self.settings = FitSettings.model_validate(values)
         likelihood, image = ("bernoulli", IMAGE_SHAPE) if task.is_image else ("negative_binomial", None)
-        with open_prepared(task.path) as prepared:
+        with reproducible(task.threads), open_prepared(task.path) as prepared:
             self.classes = [str(name) for name in prepared.uns[schema.DATA]["classes"]]
             self.samples = to_samples(prepared, self.classes)
             self.rows = {split: labelled_rows(prepared, self.samples, split) for split in SPLITS}
-            n_genes = prepared.n_vars
+            n_genes, moments = prepared.n_vars, feature_moments(self.samples, self.rows["train"])
         self.n_cells = len(self.rows["train"])
         torch.manual_seed(task.seed)
         self.model = build_nvae(self.settings.model, likelihood, n_genes, len(self.classes), image)
-        self.model.fit_output_bias(feature_moments(self.samples, self.rows["train"]))
+        self.model.fit_output_bias(moments)
 
     def epochs(self) -> Iterator[None]:
         """Train; the validation pass over 64 cells is part of an epoch."""
-        from nvae_bio.machine import matmul_precision
+        from nvae_bio.machine import matmul_precision, reproducible
         from nvae_bio.train.loop import fit
 
-        with matmul_precision(self.task.precision):
+        with reproducible(self.task.threads), matmul_precision(self.task.precision):
             for _ in fit(
                 [self.model], self.samples, self.rows["train"], self.rows["validation"], self.settings, [self.task.seed]
             ):
