@@ -133,6 +133,21 @@ def test_threads_and_kernels_are_restored_after_an_error() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_numbers_below_the_normal_range_are_zero_in_the_block_alone(before: bool) -> None:
+    def is_flushed() -> bool:
+        return torch.tensor(1e-30).mul(1e-10).item() == 0.0
+
+    torch.set_flush_denormal(before)
+    try:
+        with reproducible(1):
+            assert is_flushed()
+        assert is_flushed() == before
+    finally:
+        torch.set_flush_denormal(False)
+    assert not is_flushed()
+
+
 def test_validation_is_in_full_precision_whatever_training_has() -> None:
     samples, model = to_samples(prepared_counts(), CLASSES), trained("counts")
     rows, found = labelled_rows(prepared_counts(), samples, "validation"), []
