@@ -42,10 +42,9 @@ def layout(name: str, chunk: int = module.CHUNK) -> Iterator[None]:
 
 
 def make_sparse(x: np.ndarray, chunk: int = module.CHUNK) -> PackedMatrix:
-    """Packed as sparse rows, which few small matrices would be: an entry must be worth less than its bytes."""
+    """Packed as sparse rows, which few small matrices would be: one that is mostly 0 only."""
     with layout("sparse", chunk), pytest.MonkeyPatch.context() as patch:
-        survey = module._survey
-        patch.setattr(module, "_survey", lambda chunks: module._Survey(**{**vars(survey(chunks)), "n_nonzero": -1}))
+        patch.setattr(module, "_sparse_pays", lambda dense_bytes, sparse_bytes: True)
         found = pack(x, is_counts=True)
     assert isinstance(found.values, SparseRows)
     return found

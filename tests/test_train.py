@@ -126,7 +126,7 @@ def test_the_draws_of_a_validation_pass_do_not_depend_on_its_chunks(monkeypatch:
 
 @pytest.mark.parametrize("kind", PREPARED)
 def test_moments_are_those_of_the_training_samples(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nvae_bio.train.step.CHUNK", 50)
+    monkeypatch.setattr("nvae_bio.train.step.MOMENT_ROWS", 50)
     prepared = PREPARED[kind]()
     samples = to_samples(prepared, CLASSES)
     moments = feature_moments(samples, labelled_rows(prepared, samples, "train"))

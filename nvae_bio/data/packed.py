@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 
 BYTE = 255  # largest count of the packed matrix; a larger one is listed
 MIN_LIMIT = 15  # no lower limit saves anything
 LISTED_SHARE = 1e-3  # counts above the limit are at most this share of all that are not 0
 DENSE_BYTES = 256 * 2**20  # a matrix up to this size is always dense, which is gathered fastest
-CHUNK = 4096  # rows read at a time while packing
+CHUNK = 2048  # rows read at a time while packing
 
 
 def joined_ranges(start: Tensor, length: Tensor) -> Tensor:
@@ -306,6 +307,7 @@ class _Survey:
 
     shape: tuple[int, int]
     n_nonzero: int
+    n_listed: int
     limit: int
     largest: np.ndarray  # largest count of each feature that is not above the limit
 
@@ -331,41 +333,38 @@ def _survey(chunks: Chunks) -> _Survey:
     allowed = np.flatnonzero(above[1:] <= LISTED_SHARE * frequency.sum())  # k such that few counts exceed it
     limit = int(np.clip(allowed[0] if len(allowed) else BYTE, MIN_LIMIT, BYTE))
     seen = largest[: limit + 1] * np.arange(limit + 1)[:, None]
-    return _Survey((n, n_features), int(frequency.sum()), limit, seen.max(0, initial=0))
+    return _Survey((n, n_features), int(frequency.sum()), int(above[limit + 1]), limit, seen.max(0, initial=0))
+
+
+def _sparse_pays(dense_bytes: int, sparse_bytes: int) -> bool:
+    """Whether the rows had better be compressed: a matrix that is small anyway is gathered faster when it is dense."""
+    return dense_bytes > max(DENSE_BYTES, sparse_bytes)
 
 
 def _pack_counts(chunks: Chunks) -> PackedMatrix:
     survey = _survey(chunks)
     n, n_features = survey.shape
     index = np.int16 if n_features <= np.iinfo(np.int16).max else np.int32
-    sparse_bytes = survey.n_nonzero * (1 + np.dtype(index).itemsize)
-    is_sparse = n * n_features > max(DENSE_BYTES, sparse_bytes)
+    is_sparse = _sparse_pays(n * n_features, survey.n_nonzero * (1 + np.dtype(index).itemsize))
     dense = np.zeros((0 if is_sparse else n, n_features), np.uint8)
-    kept: list[tuple[np.ndarray, ...]] = []
-    listed: list[tuple[np.ndarray, ...]] = []
-    log_factorial, done = [], 0
+    common = _RowsInMaking(n, survey.n_nonzero - survey.n_listed if is_sparse else 0, index, np.uint8)
+    listed = _RowsInMaking(n, survey.n_listed, np.int32, np.float32)
+    log_factorial, done = np.zeros(n), 0
     for part in chunks():
         rows = _nonzero(part)
-        log_factorial.append(_row_sums(_log_factorial(rows.data), rows.indptr))
+        here = slice(done, done + rows.shape[0])
+        log_factorial[here] = _row_sums(gammaln(rows.data.astype(np.float64) + 1), rows.indptr)
         above = rows.data > survey.limit
-        listed.append(_kept(rows, above, np.float32, np.int32))
-        rows.data[above] = 0
+        listed.add(rows, above)
         if is_sparse:
-            kept.append(_kept(rows, ~above, np.uint8, index))
+            common.add(rows, ~above)
         else:
-            dense[done : done + rows.shape[0]] = rows.astype(np.uint8).toarray()
-        done += rows.shape[0]
-    stored = _sparse_rows(kept) if is_sparse else torch.from_numpy(dense)
+            rows.data[above] = 0
+            dense[here] = rows.astype(np.uint8).toarray()
+        done = here.stop
+    stored = common.finished() if is_sparse else torch.from_numpy(dense)
     ladder = CountLadder.up_to(torch.from_numpy(survey.largest))
-    return PackedMatrix(
-        stored, 1, n_features, _sparse_rows(listed), ladder, torch.from_numpy(np.concatenate(log_factorial))
-    )
-
-
-def _log_factorial(x: np.ndarray) -> np.ndarray:
-    from scipy.special import gammaln
-
-    return np.asarray(gammaln(x.astype(np.float64) + 1))
+    return PackedMatrix(stored, 1, n_features, listed.finished(), ladder, torch.from_numpy(log_factorial))
 
 
 def _row_sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -373,16 +372,24 @@ def _row_sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
     return np.asarray(sums[start[1:]] - sums[start[:-1]])
 
 
-def _kept(
-    rows: scipy.sparse.csr_matrix, keep: np.ndarray, value: type, index: type
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number a row, columns and values of the entries to keep."""
-    kept = np.concatenate([[0], keep.cumsum()])
-    return np.diff(kept[rows.indptr]), rows.indices[keep].astype(index), rows.data[keep].astype(value)
+class _RowsInMaking:
+    """Compressed sparse rows of known size, filled from the first row on."""
 
+    def __init__(self, n: int, n_entries: int, index: type, value: type) -> None:
+        self.start = np.zeros(n + 1, np.int64)
+        self.column: np.ndarray = np.empty(n_entries, index)
+        self.value: np.ndarray = np.empty(n_entries, value)
+        self.n_rows = self.n_entries = 0
 
-def _sparse_rows(parts: list[tuple[np.ndarray, ...]]) -> SparseRows:
-    """Of the outcomes of `_kept`, joined."""
-    length, column, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    start = np.concatenate([[0], length.cumsum()]).astype(np.int64)
-    return SparseRows(*(torch.from_numpy(part) for part in (start, column, value)))
+    def add(self, rows: scipy.sparse.csr_matrix, keep: np.ndarray) -> None:
+        """Append the entries of the rows that are to be kept."""
+        ends = keep.cumsum()
+        before = np.concatenate([[0], ends])[rows.indptr[1:]]
+        self.start[self.n_rows + 1 : self.n_rows + 1 + rows.shape[0]] = self.n_entries + before
+        here = slice(self.n_entries, self.n_entries + (int(ends[-1]) if len(ends) else 0))
+        self.column[here], self.value[here] = rows.indices[keep], rows.data[keep]
+        self.n_rows, self.n_entries = self.n_rows + rows.shape[0], here.stop
+
+    def finished(self) -> SparseRows:
+        """All rows."""
+        return SparseRows(*(torch.from_numpy(part) for part in (self.start, self.column, self.value)))

@@ -27,12 +27,13 @@ from nvae_bio.data.files import open_prepared, write_table
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
-from nvae_bio.train.loop import CHUNK, Epoch, fit, train_steps
+from nvae_bio.train.loop import Epoch, fit, train_steps
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
 
 STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/results/seeds.csv)
+MOMENT_ROWS = 256  # samples at a time for the moments, which are summed in float64
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
 
@@ -71,9 +72,9 @@ def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
 def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
     """Mean and variance of each feature over the samples at `rows`, and their libraries."""
     total = square = torch.zeros(samples.matrix.n_features, dtype=torch.float64, device=rows.device)
-    for chunk in samples.chunks(CHUNK, rows):
-        x = chunk.x.double()
-        total, square = total + x.sum(0), square + x.square().sum(0)
+    for chunk in samples.chunks(MOMENT_ROWS, rows):
+        total = total + chunk.x.sum(0, dtype=torch.float64)
+        square = square + chunk.x.square_().sum(0, dtype=torch.float64)
     mean = total / len(rows)
     var = (square / len(rows) - mean.square()).clamp_min(0)
     return FeatureMoments(
