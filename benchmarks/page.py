@@ -103,13 +103,16 @@ def plot_scaling() -> Figure:
 
 
 TABLES = {"train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table}
+SOURCES = {"exponents": "train"}  # of a table with another name than its file
 
 
 def render(text: str) -> str:
     """The page with every table made anew."""
     for name, table in TABLES.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, n_found = pattern.subn(rf"\g<1>\n{table()}\n\n\g<2>", text)
+        is_measured = (RESULTS / f"{SOURCES.get(name, name)}.csv").exists()
+        shown = table() if is_measured else "Not measured yet."
+        text, n_found = pattern.subn(rf"\g<1>\n{shown}\n\n\g<2>", text)
         assert n_found == 1, name
     return text
 

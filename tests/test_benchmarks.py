@@ -74,8 +74,6 @@ def test_no_two_cases_of_the_suite_are_one_line() -> None:
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.skipif(not all((page.RESULTS / f"{name}.csv").exists() for name in ("train", "seeds", "quality")),
-                    reason="not all tables have been measured yet")  # fmt: skip
 def test_the_page_is_made_of_the_tables() -> None:
     text = page.PAGE.read_text()
     assert page.render(text) == text
