@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.pairs import exponent
 
@@ -96,6 +97,11 @@ def plot_scaling() -> Figure:
         panel.loglog(chosen[axis], chosen["ours"], "o-", color="#0072B2", label="nvae-bio")
         panel.loglog(chosen[axis], chosen["peer_s"], "s--", color="#D55E00", label=PEERS[axis].upper())
         panel.set_xlabel(name)
+        panel.set_xticks(chosen[axis], labels=chosen[axis].map("{:,}".format))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        for direction in (panel.xaxis, panel.yaxis):
+            direction.set_minor_locator(NullLocator())
         panel.set_ylabel("seconds an epoch" if axis == "n_cells" else "seconds a million cells" if place == 1 else "")
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
