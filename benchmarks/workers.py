@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,20 +48,6 @@ class Task:
     n_draws: int = 64
     seed: int = 0
     is_image: bool = False
-
-
-class Worker(Protocol):
-    """One side of a pair."""
-
-    n_cells: int
-
-    def epochs(self) -> Iterator[None]:
-        """Train; stops after each epoch."""
-        ...
-
-    def log_likelihood(self) -> float:
-        """Importance-weighted bound on the log-likelihood of held-out cells, nats a cell."""
-        ...
 
 
 def peak_mb() -> float:

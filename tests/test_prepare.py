@@ -277,11 +277,11 @@ def test_donors_are_held_out_whole(test_fold: int) -> None:
 
 
 def test_every_donor_is_tested_once_over_the_folds() -> None:
-    def tested(fold: int) -> pd.Series:
+    def held_out(fold: int) -> pd.Series:
         options = settings(donor_key="person", split={"by": "donor", "n_folds": 4, "test_fold": fold})
         return prepare_data(options, toy_counts()).obs["split"] == "test"
 
-    assert (sum(tested(fold).astype(int) for fold in range(4)) == 1).all()
+    assert (sum(held_out(fold).astype(int) for fold in range(4)) == 1).all()
 
 
 def test_the_sources_own_split_is_used_and_completed() -> None:

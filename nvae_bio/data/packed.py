@@ -197,11 +197,6 @@ class PackedMatrix:
         return len(self.values.start) - 1 if isinstance(self.values, SparseRows) else len(self.values)
 
     @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.listed.start.device
-
-    @property
     def n_bytes(self) -> int:
         """Bytes held, all parts together."""
         values = self.values

@@ -173,10 +173,8 @@ def negative_binomial_log_prob(
     shape, n_features = logits.shape[:-1], x.shape[-1]
     if group is None:
         group, log_dispersion = torch.zeros(shape, dtype=torch.int64, device=x.device), log_dispersion[..., None, :]
-    first = (
-        torch.arange(shape[:-1].numel(), device=x.device) * log_dispersion.shape[-2]
-    )  # group 0 of each leading index
-    group = group + first.view(*shape[:-1], 1)
+    n_leading, n_groups = shape[:-1].numel(), log_dispersion.shape[-2]
+    group = group + n_groups * torch.arange(n_leading, device=x.device).view(*shape[:-1], 1)
     step, log_factorial = counts.step.reshape(-1, n_features), counts.log_factorial.reshape(-1)
     counts = Counts(step, counts.ladder, log_factorial, counts.listed)
     with torch.autocast(logits.device.type, enabled=False):

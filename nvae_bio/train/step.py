@@ -32,7 +32,7 @@ from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
 
-STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/results/seeds.csv)
+STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/seeds.py measures)
 MOMENT_ROWS = 256  # samples at a time for the moments, which are summed in float64
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
@@ -125,8 +125,9 @@ def train_models(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {', '.join(map(str, seeds)) or 'none'}; at least one, and different from each other")
     settings = settings or FitSettings()
-    card = _blank_card(prepared, settings)
     device = pick_device(settings.training.device)
+    settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
+    card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
         samples = to_samples(prepared, card.classes)
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
@@ -134,11 +135,14 @@ def train_models(
     networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
     if fits(samples.matrix.n_bytes, device):
         samples, train, validation = samples.to(device), train.to(device), validation.to(device)
-    settings = _settle(settings, networks, samples, train, seeds)
     pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
+    together = len(seeds) if pays else 1
+    if settings.training.n_threads == "auto":
+        n_threads = _faster_threads(settings, networks[:together], samples, train, seeds[:together], device)
+        settings = settings.with_training(n_threads=n_threads)
     models = []
-    for group in [list(seeds)] if pays else [[seed] for seed in seeds]:
-        own = [network for network, seed in zip(networks, seeds, strict=True) if seed in group]
+    for start in range(0, len(seeds), together):
+        own, group = networks[start : start + together], seeds[start : start + together]
         with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
             fitting = fit(own, samples, train, validation, settings, group)
             epochs = list(_shown(fitting, settings.training, progress))
@@ -163,7 +167,7 @@ def _outcome(
     return TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own))
 
 
-def _blank_card(prepared: AnnData, settings: FitSettings) -> ModelCard:
+def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) -> ModelCard:
     """The card of a model of these data before its training."""
     data = prepared.uns[schema.DATA]
     image = tuple(int(size) for size in data["image_shape"]) if data["kind"] == "images" else None
@@ -174,7 +178,7 @@ def _blank_card(prepared: AnnData, settings: FitSettings) -> ModelCard:
     return ModelCard(
         version=nvae_bio.__version__, settings=settings, kind=data["kind"], likelihood=likelihood,
         classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image, seed=0,
-        stacked_seeds=[], fingerprint=data["fingerprint"], device=pick_device(settings.training.device).type,
+        stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
         best_epoch=0,
     )  # fmt: skip
 
@@ -187,24 +191,23 @@ def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
     return network
 
 
-def _settle(
-    settings: FitSettings, networks: Sequence[NVAE], samples: Samples, train: Tensor, seeds: Sequence[int]
-) -> FitSettings:
-    """The settings with what was left to the machine decided: batch size by device, and the number of threads."""
-    training = settings.training
-    device = next(networks[0].parameters()).device
-    batch_size = training.batch_size or BATCH_SIZE[device.type]
-    decided = settings.with_training(batch_size=batch_size, n_threads=training.threads)
-    if training.n_threads != "auto":
-        return decided
+def _faster_threads(
+    settings: FitSettings,
+    networks: Sequence[NVAE],
+    samples: Samples,
+    train: Tensor,
+    seeds: Sequence[int],
+    device: torch.device,
+) -> int:
+    """One thread, or all that the job may use, whichever takes some steps of these models sooner."""
     counts = sorted({1, available_threads()})
     if len(counts) == 1 or device.type == "cuda":
-        return decided.with_training(n_threads=1)
+        return 1
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(PROBE_ROUNDS):
         for count in counts:
-            with reproducible(count), matmul_precision(training.matmul_precision):
-                steps = train_steps(deepcopy(list(networks)), samples, train, decided, seeds)
+            with reproducible(count), matmul_precision(settings.training.matmul_precision):
+                steps = train_steps(deepcopy(list(networks)), samples, train, settings, seeds)
                 next(steps)  # the first one compiles, and fills the caches
                 start = time.perf_counter()
                 n_steps = sum(1 for _ in islice(steps, PROBE_STEPS))
@@ -212,7 +215,7 @@ def _settle(
     fastest = min(counts, key=lambda count: median(seconds[count]))
     shown = ", ".join(f"{count}: {1000 * median(seconds[count]):.1f} ms" for count in counts)
     logger.info("threads: %d (a step with %s)", fastest, shown)
-    return decided.with_training(n_threads=fastest)
+    return fastest
 
 
 def _shown(
