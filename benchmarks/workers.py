@@ -73,8 +73,8 @@ class Ours:
 
     def __init__(self, task: Task, given_label: bool) -> None:
         from nvae_bio.config import FitSettings
-        from nvae_bio.data.batches import to_samples
         from nvae_bio.data.files import open_prepared
+        from nvae_bio.data.samples import to_samples
         from nvae_bio.machine import reproducible
         from nvae_bio.model import build_nvae
         from nvae_bio.train.step import feature_moments, labelled_rows

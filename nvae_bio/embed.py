@@ -17,8 +17,8 @@ from torch import Tensor
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
-from nvae_bio.data.batches import UNLABELED, Samples, make_generator, to_samples
 from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.data.samples import UNLABELED, Samples, make_generator, to_samples
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
 from nvae_bio.trained import TrainedModel, load_model

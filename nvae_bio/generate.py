@@ -14,8 +14,8 @@ from torch import Tensor
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
-from nvae_bio.data.batches import make_generator
 from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.data.samples import make_generator
 from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel, load_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_bio.data.packed import Counts
+from nvae_bio.data.packed import counts_of
 from nvae_bio.model.kernels import negative_binomial_log_prob
 from tests.small_models import make_generator
 
@@ -69,7 +69,7 @@ def found_by(function: Any, case: Case, weights: Tensor | None = None, **more: A
 
 
 def kernel(logits: Tensor, log_dispersion: Tensor, x: Tensor, log_library: Tensor, **more: Any) -> Tensor:
-    counts = more.pop("counts", None) or Counts.of(x)
+    counts = more.pop("counts", None) or counts_of(x)
     return negative_binomial_log_prob(logits, log_dispersion, x, counts, log_library, **more)
 
 

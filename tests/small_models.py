@@ -11,7 +11,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings
-from nvae_bio.data.packed import Batch
+from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, ElboTerms, FeatureMoments, build_nvae, elbo_terms
 
 law = settings(deadline=None, max_examples=25, derandomize=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nvae_bio.config import ModelSettings, parse_settings
-from nvae_bio.data.packed import Batch
+from nvae_bio.data.batch import Batch
 from nvae_bio.errors import UserError
 from nvae_bio.model import build_nvae
 from nvae_bio.model.backbones import ConvHead, ConvTrunk, dense_layers, halved_sizes

@@ -12,8 +12,8 @@ import torch
 
 from nvae_bio import embed_data, schema
 from nvae_bio.config import EmbeddingSettings
-from nvae_bio.data.batches import to_samples
 from nvae_bio.data.files import write_anndata
+from nvae_bio.data.samples import to_samples
 from nvae_bio.embed import EFFECT_SD, _umap, decoded_effects, encode
 from tests.toys import (
     CLASSES,

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nvae_bio.data.packed import CountLadder, Counts, pack
+from nvae_bio.data.batch import CountLadder
+from nvae_bio.data.packed import counts_of, pack
 from nvae_bio.machine import matmul_precision
 from nvae_bio.model import fused
 from nvae_bio.model.kernels import bernoulli_log_prob, climb, log1p_scaled
@@ -43,7 +44,7 @@ from tests.small_models import law, make_generator
 @pytest.mark.parametrize("seed", range(4))
 def test_value_and_gradients_are_those_of_autograd(seed: int) -> None:
     case = make_case(6, 40, DISPERSIONS, seed)
-    assert len(Counts.of(case.x).listed.row) > 10
+    assert len(counts_of(case.x).listed.row) > 10
     for one, other in zip(found_by(kernel, case), found_by(by_autograd, case), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-7)
 
@@ -98,9 +99,9 @@ def test_the_poisson_limit() -> None:
 @pytest.mark.parametrize(("n", "n_features"), [(1, 1), (7, 1), (1, 62), (3, 63), (2, 64), (5, 65), (4, 200)])
 def test_fused_is_the_plain_form_but_for_rounding(n: int, n_features: int, spread: float, counts: bool) -> None:
     case = make_case(n, n_features, [*DISPERSIONS, *POISSONLIKE], n_features, counts, spread)
-    found = found_by(kernel, case.to(torch.float32), counts=Counts.of(case.x))
+    found = found_by(kernel, case.to(torch.float32), counts=counts_of(case.x))
     assert all(part.dtype == torch.float32 for part in found)
-    assert_within(found, found_by(kernel, case, counts=Counts.of(case.x)), float32_errors(case))
+    assert_within(found, found_by(kernel, case, counts=counts_of(case.x)), float32_errors(case))
 
 
 def test_no_gradient_is_made_where_none_is_wanted_and_the_value_is_the_same() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nvae_bio.data.packed import BYTE, Counts, Entries
+from nvae_bio.data.batch import Counts, Entries
+from nvae_bio.data.packed import BYTE, counts_of
 from nvae_bio.model import Bernoulli, FeatureMoments, Gaussian, NegativeBinomial
 from nvae_bio.model.kernels import bernoulli_log_prob, gaussian_log_prob, negative_binomial_log_prob
 from nvae_bio.model.likelihoods import (
@@ -55,7 +56,7 @@ def negative_binomials(x: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> T
     """
     x, log_mean, log_dispersion = torch.broadcast_tensors(x, log_mean, log_dispersion)
     middle = log_mean.detach()
-    counts, library = Counts.of(x[:, None]), middle + math.log(2)
+    counts, library = counts_of(x[:, None]), middle + math.log(2)
     logits = torch.stack([log_mean, 2 * middle - log_mean], dim=1)
     group = torch.arange(len(x))
     return negative_binomial_log_prob(logits, log_dispersion[:, None], x[:, None], counts, library, group)
@@ -125,7 +126,7 @@ def test_negative_binomial_sums_to_one_and_has_its_moments(mean: float, dispersi
 def test_negative_binomial_is_one_function_where_the_form_changes(dtype: torch.dtype, error: float) -> None:
     # a count on the ladder and the same count in the list have one value and one gradient
     x, log_dispersion = tensors(*grid([1, 7, 60, 255], np.log(DISPERSIONS).tolist()), dtype=dtype)
-    on_ladder, n = Counts.of(x[:, None]), len(x)
+    on_ladder, n = counts_of(x[:, None]), len(x)
     listed = Entries(torch.arange(n), torch.zeros(n, dtype=torch.int64), x.float())
     in_list = Counts(torch.zeros_like(on_ladder.step), on_ladder.ladder, on_ladder.log_factorial, listed)
     assert not len(on_ladder.listed.row)

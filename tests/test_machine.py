@@ -16,8 +16,8 @@ import torch
 from nvae_bio import machine, train_model
 from nvae_bio.cli import main
 from nvae_bio.config import FitSettings
-from nvae_bio.data.batches import to_samples
 from nvae_bio.data.files import write_anndata
+from nvae_bio.data.samples import to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.train.loop import evaluate

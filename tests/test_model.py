@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from nvae_bio.data.packed import Batch
+from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian
 from nvae_bio.model.nvae import Composition
 from tests.small_models import (

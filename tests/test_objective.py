@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from nvae_bio.data.packed import Batch
+from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian, ElboTerms, Gaussian, Posterior, elbo_terms, kl_weight
 from tests.small_models import law, make_batch, make_generator, make_model, make_terms
 

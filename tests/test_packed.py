@@ -17,10 +17,11 @@ from scipy import sparse
 from torch import Tensor
 
 from nvae_bio.data import packed as module
-from nvae_bio.data.batches import to_samples
+from nvae_bio.data.batch import CountLadder, Counts
+from nvae_bio.data.batch import joined_ranges as join
 from nvae_bio.data.files import open_prepared, write_anndata
-from nvae_bio.data.packed import BYTE, LISTED_SHARE, MIN_LIMIT, CountLadder, Counts, PackedMatrix, SparseRows, pack
-from nvae_bio.data.packed import joined_ranges as join
+from nvae_bio.data.packed import BYTE, LISTED_SHARE, MIN_LIMIT, PackedMatrix, SparseRows, counts_of, pack
+from nvae_bio.data.samples import to_samples
 from tests.small_models import law
 from tests.toys import CLASSES, PREPARED
 
@@ -295,7 +296,7 @@ def test_a_ladder_has_a_step_for_each_count_of_each_feature(largest: list[int]) 
 
 def test_counts_of_a_matrix_are_those_of_its_packed_rows() -> None:
     x = torch.from_numpy(make_counts(12, 5)).reshape(3, 4, 5)
-    counts = Counts.of(x.double())
+    counts = counts_of(x.double())
     assert counts.step.shape == x.shape and torch.equal(count_of(counts, 5), x)
     expected = torch.lgamma(x.double() + 1).sum(-1)
     torch.testing.assert_close(counts.log_factorial, expected)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nvae_bio import train_model
 from nvae_bio.config import FitSettings
-from nvae_bio.data.batches import Samples, to_samples
-from nvae_bio.data.packed import Batch, Counts
+from nvae_bio.data.batch import Batch
+from nvae_bio.data.packed import counts_of
+from nvae_bio.data.samples import Samples, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models
@@ -60,7 +61,7 @@ def side_by_side(batches: Sequence[Batch]) -> Batch:
     x, label = (torch.stack([batch[i] for batch in batches]) for i in (0, 1))
     if batches[0].library is None:
         return Batch(x, label)
-    return Batch(x, label, torch.stack([batch.library for batch in batches]), Counts.of(x))
+    return Batch(x, label, torch.stack([batch.library for batch in batches]), counts_of(x))
 
 
 def take_step(model: NVAE | Stack, optimizer: torch.optim.Optimizer, batch: Batch, noise: Tensor) -> ElboTerms:

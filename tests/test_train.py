@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nvae_bio import embed_data, report_factors, train_model
 from nvae_bio.config import FitSettings
-from nvae_bio.data.batches import UNLABELED, Samples, epoch_order, make_generator, to_samples
 from nvae_bio.data.packed import pack
+from nvae_bio.data.samples import UNLABELED, Samples, epoch_order, make_generator, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.train.loop import evaluate, fit
 from nvae_bio.train.step import feature_moments, labelled_rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -17,34 +16,13 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
+from nvae_bio.data.batch import CountLadder, Counts, Entries, joined_ranges
+
 BYTE = 255  # largest count of the packed matrix; a larger one is listed
 MIN_LIMIT = 15  # no lower limit saves anything
 LISTED_SHARE = 1e-3  # counts above the limit are at most this share of all that are not 0
 DENSE_BYTES = 256 * 2**20  # a matrix up to this size is always dense, which is gathered fastest
 CHUNK = 2048  # rows read at a time while packing
-
-
-def joined_ranges(start: Tensor, length: Tensor) -> Tensor:
-    """start[0], start[0] + 1, … (length[0] values), then those of start[1], …: one vector of integers.
-
-    >>> joined_ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    shift = torch.repeat_interleave(start - length.cumsum(0) + length, length)
-    return shift + torch.arange(len(shift), device=start.device)
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Entries of some rows of a matrix: `row` (from 0 among these rows), `column` and `value`, each (n_entries,)."""
-
-    row: Tensor
-    column: Tensor
-    value: Tensor
-
-    def to(self, device: torch.device) -> Entries:
-        """The same on `device`."""
-        return Entries(self.row.to(device), self.column.to(device), self.value.to(device))
 
 
 @dataclass(frozen=True)
@@ -77,100 +55,6 @@ class SparseRows:
     def n_bytes(self) -> int:
         """Bytes held."""
         return sum(part.numel() * part.element_size() for part in (self.start, self.column, self.value))
-
-
-@dataclass(frozen=True)
-class CountLadder:
-    """Where the sum Σ_{j<x} of a count x lies: the steps j = 0 … limit of each feature, one feature after another.
-
-    A feature has as many steps as its largest unlisted count needs, so the ladder is short where counts are.
-
-    Attributes:
-        start: place of step 0 of each feature, (features,), int32.
-        feature: feature of each step, (steps,).
-        step: j, (steps,), float32.
-        width: steps of the longest feature.
-    """
-
-    start: Tensor
-    feature: Tensor
-    step: Tensor
-    width: int
-
-    @classmethod
-    def up_to(cls, largest: Tensor) -> CountLadder:
-        """The ladder for counts of 0 … largest[g], an int64 vector."""
-        length = largest + 1
-        feature = torch.repeat_interleave(torch.arange(len(largest), device=largest.device), length)
-        step = joined_ranges(torch.zeros_like(length), length)
-        return cls((length.cumsum(0) - length).int(), feature, step.float(), int(length.max()) if len(length) else 1)
-
-    def to(self, device: torch.device) -> CountLadder:
-        """The same on `device`."""
-        return CountLadder(self.start.to(device), self.feature.to(device), self.step.to(device), self.width)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a count likelihood needs of some rows besides the counts themselves.
-
-    Attributes:
-        step: step of each count above the start of its feature, (…, rows, features), uint8: the count, or 0 if listed.
-        ladder: shared by all rows.
-        log_factorial: Σ log x! of each row, (…, rows), float64.
-        listed: counts above the limit; `row` counts through all leading dimensions.
-    """
-
-    step: Tensor
-    ladder: CountLadder
-    log_factorial: Tensor
-    listed: Entries
-
-    def to(self, device: torch.device) -> Counts:
-        """The same on `device`."""
-        return Counts(
-            self.step.to(device), self.ladder.to(device), self.log_factorial.to(device), self.listed.to(device)
-        )
-
-    @classmethod
-    def of(cls, x: Tensor) -> Counts:
-        """Of any counts, (…, rows, features): packs them first, so it is for small matrices and tests."""
-        flat = x.reshape(-1, x.shape[-1])
-        packed = pack(flat.cpu().numpy(), is_counts=True).to(x.device)
-        counts = packed.counts(torch.arange(len(flat), device=x.device).reshape(x.shape[:-1]))
-        assert counts is not None
-        return counts
-
-
-class Batch(NamedTuple):
-    """Rows of a data set, as a model takes them; leading dimensions (…) are models trained side by side.
-
-    Attributes:
-        x: counts, pixels or features, (…, rows, features), float32.
-        label: index of the class, (…, rows); -1 where unlabeled.
-        library: all counts of each sample, (…, rows), float32; None unless the data are counts.
-        counts: what a count likelihood needs besides; if None, such a likelihood makes it.
-    """
-
-    x: Tensor
-    label: Tensor
-    library: Tensor | None = None
-    counts: Counts | None = None
-
-    @property
-    def n(self) -> int:
-        """Samples, of each model."""
-        return self.label.shape[-1]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on `device`; itself where it lies there."""
-        if self.x.device == device:
-            return self
-        library, counts = self.library, self.counts
-        return Batch(
-            self.x.to(device), self.label.to(device), None if library is None else library.to(device),
-            None if counts is None else counts.to(device),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -242,6 +126,15 @@ class PackedMatrix:
     def counts(self, index: Tensor) -> Counts | None:
         """What a count likelihood needs of the rows at `index`; None unless the data are counts."""
         return self.rows(index)[1]
+
+
+def counts_of(x: Tensor) -> Counts:
+    """What a count likelihood needs of any counts, (…, rows, features); packs them first: for small matrices."""
+    flat = x.reshape(-1, x.shape[-1])
+    packed = pack(flat.cpu().numpy(), is_counts=True).to(x.device)
+    counts = packed.counts(torch.arange(len(flat), device=x.device).reshape(x.shape[:-1]))
+    assert counts is not None
+    return counts
 
 
 Chunks = Callable[[], Iterator[scipy.sparse.csr_matrix | np.ndarray]]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvae_bio.data.packed import CountLadder, Counts, Entries
+from nvae_bio.data.batch import CountLadder, Counts, Entries
 from nvae_bio.model import fused
 
 

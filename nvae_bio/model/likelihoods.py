@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvae_bio.data.packed import Batch, Counts
+from nvae_bio.data.batch import Batch
+from nvae_bio.data.packed import counts_of
 from nvae_bio.model.kernels import (
     bernoulli_log_prob,
     gaussian_log_prob,
@@ -168,7 +169,7 @@ class NegativeBinomial(Likelihood):
     def log_prob(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Of counts: `batch.library` is required, `batch.counts` made if it is not there."""
         assert batch.library is not None
-        counts = Counts.of(batch.x) if batch.counts is None else batch.counts
+        counts = counts_of(batch.x) if batch.counts is None else batch.counts
         log_dispersion = self.log_dispersion.clamp(*LOG_DISPERSION_RANGE)
         return negative_binomial_log_prob(outputs, log_dispersion, batch.x, counts, batch.library.log())
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nvae_bio.data.packed import Batch
+from nvae_bio.data.batch import Batch
 from nvae_bio.model.nvae import NVAE, Pass
 from nvae_bio.model.stack import Stack
 

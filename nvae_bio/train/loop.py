@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nvae_bio.config import FitSettings, TrainingSettings
-from nvae_bio.data.batches import Samples, epoch_order, make_generator
+from nvae_bio.data.samples import Samples, epoch_order, make_generator
 from nvae_bio.errors import UserError
 from nvae_bio.machine import matmul_precision
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models, kl_weight

@@ -22,8 +22,8 @@ from tqdm import tqdm
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
-from nvae_bio.data.batches import UNLABELED, Samples, to_samples
 from nvae_bio.data.files import open_prepared, write_table
+from nvae_bio.data.samples import UNLABELED, Samples, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments

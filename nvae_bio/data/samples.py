@@ -12,7 +12,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from nvae_bio import schema
-from nvae_bio.data.packed import Batch, PackedMatrix, pack
+from nvae_bio.data.batch import Batch, Covariates
+from nvae_bio.data.packed import PackedMatrix, pack
 
 UNLABELED = -1
 
@@ -25,11 +26,13 @@ class Samples:
         matrix: counts, pixels or features, packed.
         label: index of the class, (n,); -1 where unlabeled.
         library: all counts of each sample, (n,), float32; None unless the data are counts.
+        covariates: of each sample, (n, …); None where the model has none.
     """
 
     matrix: PackedMatrix
     label: Tensor
     library: Tensor | None
+    covariates: Covariates | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -37,12 +40,15 @@ class Samples:
     def take(self, index: Tensor) -> Batch:
         """The rows at `index`, of any shape (…, rows)."""
         x, counts = self.matrix.rows(index)
-        return Batch(x, self.label[index], None if self.library is None else self.library[index], counts)
+        library = None if self.library is None else self.library[index]
+        covariates = None if self.covariates is None else self.covariates.take(index)
+        return Batch(x, self.label[index], library, counts, covariates)
 
     def to(self, device: torch.device) -> Samples:
         """The same on `device`."""
         library = None if self.library is None else self.library.to(device)
-        return Samples(self.matrix.to(device), self.label.to(device), library)
+        covariates = None if self.covariates is None else self.covariates.to(device)
+        return Samples(self.matrix.to(device), self.label.to(device), library, covariates)
 
     def chunks(self, size: int, rows: Tensor | None = None) -> Iterator[Batch]:
         """All rows in order, or those named, `size` at a time."""
