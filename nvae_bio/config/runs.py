@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.datasets import Dataset
+from nvae_bio.config.simulations import Simulation
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
@@ -203,12 +204,18 @@ class WorkflowSettings(Settings):
 
     datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
     runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
+    simulations: dict[Name, Simulation] = Field(
+        {}, description="named simulations; a data set reads one from `resources/simulated/NAME.h5ad`"
+    )
 
     @model_validator(mode="after")
     def _check_runs(self) -> WorkflowSettings:
         for name, dataset in self.datasets.items():
             if not dataset.has_source:
                 raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
+        for name, simulation in self.simulations.items():
+            if not simulation.source.has_source:
+                raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
         for name, run in self.runs.items():
             if run.dataset not in self.datasets:
                 raise ValueError(
