@@ -161,7 +161,7 @@ ERRORS = {
         simulation(classes=["c9"]), "--settings: programmes.0.classes: 'c9' is no class; allowed: c0, c1"
     ),
     "too many genes": (simulation(n_genes=61), "programmes: own: 61 genes are asked for, but only"),
-    "fold change 0": (simulation(fold_change=0), "programmes.0.fold_change: 0 is not allowed: should be greater than 0"),
+    "fold change 0": (simulation(fold_change=0), "programmes.0.fold_change: 0 is not allowed: should be greater"),
     "share 0": (simulation(share=0), "programmes.0.share: 0 is not allowed: should be greater than 0"),
     "no source": (simulation(paths="no.h5ad"), "no.h5ad: no such file"),
     "folder in the way": (["prepare", "--settings", dataset(), "--output", "raw.h5ad/x.h5ad"], "raw.h5ad"),

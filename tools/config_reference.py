@@ -39,9 +39,10 @@ HEAD = """\
 
 A config file has two mappings: `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a
 model, how it is trained, which seeds); a third, `simulations`, is for data sets with a known truth ([what is
-drawn](../docs/simulate.md)). Names of data sets, runs and simulations are yours: letters, digits, `-` and `_`. A key that
-is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config of
-your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of it.
+drawn](../docs/simulate.md)). Names of data sets, runs and simulations are yours: letters, digits, `-` and `_`. A key
+that is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config
+of your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of
+it.
 """
 KINDS = (CountsSettings, ImagesSettings, FeaturesSettings)
 SIMULATIONS = (CountsSimulation, ImagesSimulation)

@@ -99,7 +99,7 @@ class Levels(Settings):
 class CountsSource(CountsSettings):
     """The real counts: an entry of `datasets`, in which all genes are kept unless told otherwise."""
 
-    kind: Literal["counts"] = "counts"
+    kind: Literal["counts"] = Field("counts", description="may be left out")
     n_top_genes: PositiveInt | None = Field(
         None, description="number of highly variable genes (seurat_v3, per batch, on training cells); null: all genes"
     )
@@ -108,7 +108,7 @@ class CountsSource(CountsSettings):
 class ImagesSource(ImagesSettings):
     """The real images: an entry of `datasets`."""
 
-    kind: Literal["images"] = "images"
+    kind: Literal["images"] = Field("images", description="may be left out")
 
 
 class SimulationSettings(Settings):
