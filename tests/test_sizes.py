@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_a_missing_column_of_size_factors_is_refused() -> None:
         UserError, match=r"model\.size: 'size_factor': the data have no obs\['size_factor'\]; set size_"
     ):
         train_model(prepared_counts(), fit_settings(size="size_factor"), 0)
+
+
+def test_a_table_may_hold_size_factors_beside_the_genes(tmp_path: Path) -> None:
+    adata = raw_sized()
+    table = pd.DataFrame(adata.X.astype(int), adata.obs_names, adata.var_names).assign(**adata.obs[["label", "depth"]])
+    table.to_csv(tmp_path / "cells.csv")
+    settings = CountsSettings.model_validate({**SIZED, "paths": str(tmp_path / "cells.csv")})
+    prepared = prepare_data(settings)
+    assert prepared.n_vars == 60
+    np.testing.assert_allclose(prepared.obs["size_factor"], prepared_sized().obs["size_factor"])
 
 
 def test_means_follow_the_size_factor_and_not_the_library() -> None:
