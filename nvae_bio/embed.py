@@ -18,7 +18,7 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.data.samples import UNLABELED, Samples, make_generator, to_samples
+from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, make_generator, to_samples
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
 from nvae_bio.trained import TrainedModel, load_model
@@ -194,12 +194,13 @@ def embed_data(
         key whose width would be 0 (no shared or no private latent) is left out.
 
     Raises:
-        UserError: the data are of another kind or have other features than the model.
+        UserError: the data are of another kind or have other features than the model, or values it cannot score.
     """
     settings, seed = settings or EmbeddingSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
     training = trained.card.settings.training
-    samples = to_samples(prepared, trained.card.classes)
+    samples = to_samples(prepared, trained.card.classes, trained.card.settings.model.size)
+    check_pixels(samples.matrix, trained.card.likelihood)
     with reproducible(training.threads):
         device = pick_device(training.device)
         encoded = encode(trained.network.to(device), samples, settings.n_draws, seed)

@@ -15,7 +15,7 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.data.samples import make_generator
+from nvae_bio.data.samples import make_generator, sizes_of
 from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel, load_model
 
@@ -26,13 +26,11 @@ CPU = torch.device("cpu")
 
 
 def _class_libraries(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray] | None:
-    """Libraries of the training samples of each class, in counts; None unless the data are counts."""
+    """Libraries, or size factors, of the training samples of each class, in counts; None unless the data are counts."""
     if trained.card.kind != "counts":
         return None
-    train = prepared.obs[prepared.obs[schema.SPLIT] == "train"]
-    return [
-        train.loc[train[schema.LABEL] == name, schema.LIBRARY].to_numpy(np.float32) for name in trained.card.classes
-    ]
+    sizes, train = sizes_of(prepared, trained.card.settings.model.size), prepared.obs[schema.SPLIT] == "train"
+    return [sizes[train & (prepared.obs[schema.LABEL] == name)].to_numpy(np.float32) for name in trained.card.classes]
 
 
 def _as_anndata(
@@ -65,7 +63,7 @@ def generate_samples(
 
     Returns:
         AnnData (σ × classes × n_per_class, features): X drawn from the likelihood, `layers["mean"]` its mean,
-        `obs` label and sigma (and library, in counts), `obsm["z"]` (n, S + K) the latent.
+        `obs` label and sigma (and library or size_factor, in counts), `obsm["z"]` (n, S + K) the latent.
 
     Raises:
         UserError: the data do not fit the model.
@@ -84,7 +82,7 @@ def generate_samples(
     if libraries is not None:
         rng = np.random.default_rng((seed, 1))
         library = torch.tensor([float(rng.choice(libraries[index])) for index in label.tolist()])
-        obs[schema.LIBRARY] = library.numpy()
+        obs[trained.card.settings.model.size] = library.numpy()
     with reproducible(trained.card.settings.training.threads):
         z = sigma * torch.randn(len(obs), network.n_shared + network.n_private, generator=generator)
         decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library)

@@ -11,12 +11,13 @@ LABEL = "label"  # class of the sample; missing where unlabeled
 SPLIT = "split"  # train, validation or test
 FOLD = "fold"  # group fold of the donor, where the data set is split by donor
 LIBRARY = "library"  # all counts of the cell, before gene selection
+SIZE_FACTOR = "size_factor"  # of the cell, as the source has it, on the scale of the library
 BATCH = "batch"
 DONOR = "donor"
 CONDITION = "condition"
 SOURCE_SPLIT = "source_split"  # the split that the source itself came with
 SPLITS = ("train", "validation", "test")
-RESERVED_OBS = (LABEL, SPLIT, FOLD, LIBRARY, BATCH, DONOR, CONDITION)
+RESERVED_OBS = (LABEL, SPLIT, FOLD, LIBRARY, SIZE_FACTOR, BATCH, DONOR, CONDITION)
 
 # prepared: var of images
 CHANNEL, ROW, COLUMN = "channel", "row", "column"

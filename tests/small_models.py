@@ -10,10 +10,11 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from nvae_bio.config import ModelSettings
+from nvae_bio.config import LIKELIHOODS, ModelSettings
 from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, ElboTerms, FeatureMoments, build_nvae, elbo_terms
 
+LEVELS = {"cross_entropy": 10, "bernoulli": 1, "discretized_logistic": 255}  # steps from a pixel of 0 to one of 1
 law = settings(deadline=None, max_examples=25, derandomize=True)
 
 
@@ -36,12 +37,13 @@ def make_model(
     n_classes: int = 3,
     image: tuple[int, int, int] | None = None,
     seed: int = 0,
+    n_batches: int = 0,
     **settings: Any,
 ) -> NVAE:
     """In float64, with two hidden layers of 8 units unless told otherwise."""
     values = {"variant": variant, "hidden": (8, 8), **settings}
     with fixed_seed(seed):
-        model = build_nvae(ModelSettings.model_validate(values), likelihood, n_features, n_classes, image)
+        model = build_nvae(ModelSettings.model_validate(values), likelihood, n_features, n_classes, image, n_batches)
     return model.double()
 
 
@@ -51,11 +53,12 @@ def make_batch(
     """Every class is there if n ≥ n_classes; counts are a part of the library, the rest lies outside the model."""
     generator = make_generator(seed)
     label = torch.arange(n) % n_classes
-    if likelihood == "negative_binomial":
+    if likelihood in LIKELIHOODS["counts"]:
         x = torch.randint(0, 30, (n, n_features), generator=generator).double()
         return Batch(x, label, x.sum(1) + torch.randint(1, 200, (n,), generator=generator))
-    if likelihood == "bernoulli":
-        return Batch(torch.rand(n, n_features, generator=generator, dtype=torch.float64), label)
+    if likelihood in LEVELS:
+        grey = torch.rand(n, n_features, generator=generator, dtype=torch.float64)
+        return Batch((LEVELS[likelihood] * grey).round() / LEVELS[likelihood], label)
     return Batch(torch.randn(n, n_features, generator=generator, dtype=torch.float64), label)
 
 

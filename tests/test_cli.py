@@ -137,7 +137,8 @@ ERRORS = {
     "likelihood": (
         ["train", "--data", "data.h5ad", *MODEL, "--history", "h.parquet",
          "--settings", '{"model": {"likelihood": "bernoulli"}}'],
-        "model.likelihood: 'bernoulli' does not fit data of kind 'counts'; allowed: negative_binomial",
+        "model.likelihood: 'bernoulli' does not fit data of kind 'counts'; allowed: negative_binomial, zero_"
+        "inflated_negative_binomial, poisson",
     ),
     "truncated": (
         ["train", "--data", "cut.h5ad", *MODEL, "--history", "h.parquet"],

@@ -142,7 +142,8 @@ WRONG = {
     "runs.counts.dataset": ("mice", "'mice' is no data set; allowed: cells, digits, table"),
     "runs.digits.model.likelihood": (
         "negative_binomial",
-        "'negative_binomial' does not fit data of kind 'images'; allowed: bernoulli, gaussian",
+        "'negative_binomial' does not fit data of kind 'images'; allowed: cross_entropy, bernoulli, "
+        "discretized_logistic, gaussian",
     ),
     "runs.cells.model.backbone": ("conv", "'conv' needs data of kind 'images', not 'counts'; allowed: mlp"),
 }
@@ -384,7 +385,7 @@ def test_dims_left_out_follow_the_variant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "likelihood"), [("counts", "negative_binomial"), ("images", "bernoulli"), ("features", "gaussian")]
+    ("kind", "likelihood"), [("counts", "negative_binomial"), ("images", "cross_entropy"), ("features", "gaussian")]
 )
 def test_likelihood_by_kind(kind: str, likelihood: str) -> None:
     assert check_model_fits(ModelSettings(), kind) == likelihood

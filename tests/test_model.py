@@ -16,6 +16,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from nvae_bio.model.nvae import Composition
 from tests.small_models import (
     fixed_seed,
@@ -178,7 +179,7 @@ def test_without_shared_dims_no_class_reaches_the_latents_of_another() -> None:
     assert by_mean[:, 1].all() and not by_mean[:, [0, 2]].any()
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_vae_ignores_labels_but_for_the_classifier(likelihood: str) -> None:
     model, batch = randomize(make_model("vae", likelihood, n_shared=3)), make_batch(likelihood)
     permuted = batch._replace(label=batch.label.flip(0))
@@ -223,7 +224,7 @@ def test_other_blocks_get_no_gradient_from_the_likelihood() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_classifier_and_generative_part_do_not_touch(variant: str, likelihood: str) -> None:
     model, batch = make_model(variant, likelihood, **VARIANTS[variant]), make_batch(likelihood)
     model.fit_output_bias(make_moments(batch))
@@ -300,7 +301,7 @@ def test_draws_of_a_latent_have_its_moments() -> None:
 # --- start and state -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) -> None:
     model, batch = make_model(likelihood=likelihood, **VARIANTS["nvae"]), make_batch(likelihood, n=500)
     model.fit_output_bias(make_moments(batch))
@@ -322,7 +323,7 @@ def test_starting_the_decoder_starts_the_likelihood_too() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_state_carries_everything_that_outputs_depend_on(variant: str, likelihood: str) -> None:
     model, batch = randomize(make_model(variant, likelihood, **VARIANTS[variant])), make_batch(likelihood)
     model.fit_output_bias(make_moments(batch))

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from nvae_bio import train_model
-from nvae_bio.config import FitSettings
+from nvae_bio.config import LIKELIHOODS, FitSettings
 from nvae_bio.data.batch import Batch
 from nvae_bio.data.packed import counts_of
 from nvae_bio.data.samples import Samples, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from nvae_bio.train import train_models
 from nvae_bio.train.loop import Epoch, evaluate, fit
 from nvae_bio.train.step import feature_moments, labelled_rows
@@ -35,6 +36,9 @@ DIMS: dict[str, dict[str, Any]] = {
 CONV = {"backbone": "conv", "image": (1, 8, 8), "n_features": 64, "channels": (4, 6), "hidden": (8,)}
 FORMS = [(variant, likelihood, {}) for variant in DIMS for likelihood in ("bernoulli", "gaussian", "negative_binomial")]
 FORMS += [("nvae", likelihood, CONV) for likelihood in ("bernoulli", "gaussian")]
+FORMS += [("nvae", likelihood, {}) for likelihood in ("zero_inflated_negative_binomial", "poisson")]
+FORMS += [("nvae", likelihood, {"size": "size_factor"}) for likelihood in LIKELIHOODS["counts"]]
+FORMS += [("nvae", "discretized_logistic", CONV)]
 SEEDS = [3, 1, 4]
 
 
@@ -130,7 +134,7 @@ def test_the_stack_shares_no_memory_with_its_models() -> None:
     assert_same_state(kept, before[1], 0)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_the_state_of_a_model_loads_back(likelihood: str) -> None:
     models = make_models("nvae", likelihood)
     stack, other = Stack(models), make_model("nvae", likelihood, seed=99, **DIMS["nvae"])
@@ -139,7 +143,7 @@ def test_the_state_of_a_model_loads_back(likelihood: str) -> None:
         assert_same_state(other.state_dict(), model.state_dict(), 0)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 @pytest.mark.parametrize("kept", [[0], [2], [0, 2], [1, 2]])
 def test_models_that_are_kept_go_on_as_if_nothing_were(likelihood: str, kept: list[int]) -> None:
     models = make_models("nvae", likelihood)

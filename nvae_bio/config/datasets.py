@@ -160,6 +160,11 @@ class CountsSettings(DatasetSettings):
     library_key: str | None = Field(
         None, description="obs column with all counts of the cell (counts), where the file holds only some of its genes"
     )
+    size_factor_key: str | None = Field(
+        None,
+        description="obs column with a size factor of each cell, above 0, for models with `size: size_factor`; scaled "
+        "so that the median over training cells is that of the library (counts)",
+    )
     qc: QcSettings = QcSettings()
     n_top_genes: PositiveInt | None = Field(
         2000, description="number of highly variable genes (seurat_v3, per batch, on training cells); null: all genes"
@@ -182,6 +187,9 @@ class ImagesSettings(DatasetSettings):
         None, description="height and width of a central crop before resizing (pixels)"
     )
     grey: bool = Field(False, description="turn colour into grey")
+    binarise: float | None = Field(
+        None, gt=0, lt=1, description="pixels from this value on become 1, all others 0 (0 to 1); for `bernoulli`"
+    )
 
     @property
     def makes_batches(self) -> bool:

@@ -7,17 +7,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
-from nvae_bio.config.datasets import Dataset
+from nvae_bio.config.datasets import CountsSettings, Dataset
 from nvae_bio.config.simulations import Simulation
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
-LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
+LikelihoodName = Literal[
+    "negative_binomial",
+    "zero_inflated_negative_binomial",
+    "poisson",
+    "cross_entropy",
+    "bernoulli",
+    "discretized_logistic",
+    "gaussian",
+]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
-    "counts": ("negative_binomial",),
-    "images": ("bernoulli", "gaussian"),
+    "counts": ("negative_binomial", "zero_inflated_negative_binomial", "poisson"),
+    "images": ("cross_entropy", "bernoulli", "discretized_logistic", "gaussian"),
     "features": ("gaussian",),
 }
+DISPERSED: tuple[LikelihoodName, ...] = ("negative_binomial", "zero_inflated_negative_binomial")
 
 
 class ModelSettings(Settings):
@@ -42,7 +51,19 @@ class ModelSettings(Settings):
         1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
     )
     likelihood: LikelihoodName | None = Field(
-        None, description="default by kind: negative_binomial for counts, bernoulli for images, gaussian for features"
+        None,
+        description="default by kind: negative_binomial for counts, cross_entropy for images, gaussian for features; "
+        "docs/model.md says which to choose",
+    )
+    dispersion: Literal["gene", "gene_batch"] = Field(
+        "gene",
+        description="θ of the negative binomial, zero-inflated or not: one a gene, or one a gene in each batch of the "
+        "data set",
+    )
+    size: Literal["library", "size_factor"] = Field(
+        "library",
+        description="counts: what a cell's means are proportional to. `library`: all its counts, shared out among the "
+        "genes; `size_factor`: the data set's `size_factor_key`, each gene by itself",
     )
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
     hidden: tuple[Width, ...] = Field(
@@ -222,14 +243,23 @@ class WorkflowSettings(Settings):
                     f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
                 )
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
+            _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
         return self
+
+
+def _check_columns(model: ModelSettings, dataset: Dataset, where: str, source: str) -> None:
+    """Refuse a model that needs a column which the data set does not name."""
+    if model.size == "size_factor" and isinstance(dataset, CountsSettings) and dataset.size_factor_key is None:
+        raise ValueError(f"{where}size: 'size_factor' needs {source}.size_factor_key; allowed without: library")
+    if model.dispersion == "gene_batch" and dataset.batch_key is None and not dataset.makes_batches:
+        raise ValueError(f"{where}dispersion: 'gene_batch' needs {source}.batch_key; allowed without: gene")
 
 
 def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> LikelihoodName:
     """The likelihood that `model` has on data of `kind`.
 
     Raises:
-        ValueError: the likelihood or backbone cannot model data of that kind.
+        ValueError: the likelihood or backbone cannot model data of that kind, or the likelihood lacks what is set.
     """
     allowed = LIKELIHOODS[kind]
     likelihood = model.likelihood or allowed[0]
@@ -237,6 +267,13 @@ def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> Likeli
         raise ValueError(
             f"{where}likelihood: {likelihood!r} does not fit data of kind {kind!r}; allowed: {', '.join(allowed)}"
         )
+    if model.dispersion == "gene_batch" and likelihood not in DISPERSED:
+        raise ValueError(
+            f"{where}dispersion: 'gene_batch' needs likelihood {' or '.join(DISPERSED)}, not {likelihood!r}; "
+            "allowed: gene"
+        )
+    if model.size == "size_factor" and kind != "counts":
+        raise ValueError(f"{where}size: 'size_factor' needs data of kind 'counts', not {kind!r}; allowed: library")
     if model.backbone == "conv" and kind != "images":
         raise ValueError(f"{where}backbone: 'conv' needs data of kind 'images', not {kind!r}; allowed: mlp")
     return likelihood

@@ -163,7 +163,7 @@ def _read_table(path: Path, settings: CountsSettings) -> AnnData:
     if settings.transpose:
         frame = frame.T
     keys = {settings.label_key, settings.batch_key, settings.donor_key, settings.condition_key}
-    keys |= {settings.library_key, settings.split.key}
+    keys |= {settings.library_key, settings.size_factor_key, settings.split.key}
     numeric = np.array([pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes], dtype=bool)
     is_obs = np.array([name in keys for name in frame.columns], dtype=bool) | ~numeric
     check_once(frame.columns[is_obs], str(path))

@@ -14,6 +14,7 @@ from torch import Tensor
 from nvae_bio import schema
 from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.data.packed import PackedMatrix, pack
+from nvae_bio.errors import UserError
 
 UNLABELED = -1
 
@@ -25,7 +26,7 @@ class Samples:
     Attributes:
         matrix: counts, pixels or features, packed.
         label: index of the class, (n,); -1 where unlabeled.
-        library: all counts of each sample, (n,), float32; None unless the data are counts.
+        library: all counts of each sample, or its size factor, (n,), float32; None unless the data are counts.
         covariates: of each sample, (n, …); None where the model has none.
     """
 
@@ -57,18 +58,52 @@ class Samples:
             yield self.take(part)
 
 
-def to_samples(prepared: AnnData, classes: Sequence[str]) -> Samples:
+def sizes_of(prepared: AnnData, size: str) -> pd.Series:
+    """What the means of each sample are proportional to, counts: `library` or `size_factor`.
+
+    Raises:
+        UserError: the data set was prepared without.
+    """
+    if size not in prepared.obs:
+        raise UserError(f"model.size: {size!r}: the data have no obs[{size!r}]; set {size}_key and prepare them again")
+    sizes: pd.Series = prepared.obs[size]
+    return sizes
+
+
+def to_samples(prepared: AnnData, classes: Sequence[str], size: str = schema.LIBRARY) -> Samples:
     """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
-        prepared: with `obs["label"]`, and `obs["library"]` where the data are counts.
+        prepared: with `obs["label"]`, and `obs[size]` where the data are counts.
         classes: class names in the order of the model; a label that is none of them becomes -1.
+        size: `library` or `size_factor`, as the model's settings say.
+
+    Raises:
+        UserError: counts without that size.
     """
     codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
     is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
     if is_counts:
-        library = torch.from_numpy(prepared.obs[schema.LIBRARY].to_numpy(np.float32).copy())
+        library = torch.from_numpy(sizes_of(prepared, size).to_numpy(np.float32).copy())
     return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library)
+
+
+def check_pixels(matrix: PackedMatrix, likelihood: str) -> None:
+    """Refuse pixels that a likelihood has no probability for.
+
+    Raises:
+        UserError: naming the likelihood, and the others.
+    """
+    if likelihood == "bernoulli" and not matrix.is_binary:
+        raise UserError(
+            "model.likelihood: 'bernoulli' needs pixels of 0 and 1 (set the data set's `binarise`; prepare again); "
+            "allowed for grey ones: cross_entropy, gaussian"
+        )
+    if likelihood == "discretized_logistic" and not matrix.is_bytes:
+        raise UserError(
+            "model.likelihood: 'discretized_logistic' needs pixels of 8 bits, k/255, which resized ones are not; "
+            "allowed for these: cross_entropy, gaussian"
+        )
 
 
 def make_generator(device: torch.device, *seeds: int) -> torch.Generator:

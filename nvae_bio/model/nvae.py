@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nvae_bio.config import ModelSettings
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
-from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, FeatureDistribution, FeatureMoments, Likelihood
+from nvae_bio.model.distributions import FeatureDistribution
+from nvae_bio.model.likelihoods import FeatureMoments, Likelihood, make_likelihood
 
 LOG_STD_RANGE = (-8.0, 3.0)
 
@@ -233,26 +234,32 @@ class NVAE(nn.Module):
 
 
 def build_nvae(
-    settings: ModelSettings, likelihood: str, n_features: int, n_classes: int, image: Sequence[int] | None = None
+    settings: ModelSettings,
+    likelihood: str,
+    n_features: int,
+    n_classes: int,
+    image: Sequence[int] | None = None,
+    n_batches: int = 0,
 ) -> NVAE:
     """An untrained model, its weights drawn from torch's global random state.
 
     Args:
-        settings: variant, dims and networks.
+        settings: variant, dims, networks, and what the likelihood depends on.
         likelihood: a key of `LIKELIHOOD_CLASSES`.
         n_features: features of a sample.
         n_classes: classes, C.
         image: (channels, height, width) in pixels, for the `conv` backbone.
+        n_batches: levels of the data set's batch, for a dispersion in each; 0 where it has none.
 
     Raises:
-        UserError: the images are too small for so many conv stages.
+        UserError: the images are too small for so many conv stages, or batches are needed and there are none.
     """
     shape: ImageShape | None = None if image is None else (image[0], image[1], image[2])
     backbone, hidden, channels, width = settings.backbone, settings.hidden, settings.channels, settings.hidden[-1]
     n_shared, n_private = settings.n_shared, settings.n_private
     uses_label = settings.variant != "vae"
     n_blocks = n_classes if uses_label else 1
-    likelihood_part = LIKELIHOOD_CLASSES[likelihood](n_features)
+    likelihood_part = make_likelihood(likelihood, n_features, settings, n_batches)
     n_outputs = likelihood_part.n_outputs
     trunks = [make_trunk(backbone, n_features, shape, hidden, channels) for _ in range(2)]
     head = make_head(backbone, n_outputs, shape, hidden, channels)

@@ -75,7 +75,7 @@ def _same(ours: pd.Series, theirs: pd.Series) -> bool:
 
 
 def fingerprint(adata: AnnData) -> str:
-    """sha256 over the values, the names, and the label, split and library of each sample."""
+    """sha256 over the values, the names, and the label, split, library and size factor of each sample."""
     digest = hashlib.sha256()
     arrays = [adata.X.data, adata.X.indices, adata.X.indptr] if sparse.issparse(adata.X) else [adata.X]
     for array in arrays:
@@ -84,6 +84,7 @@ def fingerprint(adata: AnnData) -> str:
     columns = [as_text(adata.obs[key]).fillna("") for key in (schema.LABEL, schema.SPLIT)]
     for values in (adata.obs_names, adata.var_names, *columns):
         digest.update("\0".join(values.astype(str)).encode() + b"\1")
-    if schema.LIBRARY in adata.obs:
-        digest.update(adata.obs[schema.LIBRARY].to_numpy(dtype=np.float64).tobytes())
+    for key in (schema.LIBRARY, schema.SIZE_FACTOR):
+        if key in adata.obs:
+            digest.update(adata.obs[key].to_numpy(dtype=np.float64).tobytes())
     return digest.hexdigest()

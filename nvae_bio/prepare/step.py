@@ -21,7 +21,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.prepare.classes import as_text, read_labels, sample_part, settle_rare
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
-from nvae_bio.prepare.scaling import scale_features
+from nvae_bio.prepare.scaling import scale_features, scale_size_factors
 from nvae_bio.prepare.split import TRAIN, random_keys, split_samples
 
 N_QC_CELLS = 20_000  # cells of the QC table, at most
@@ -51,8 +51,9 @@ def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
         Samples × model features. X: counts CSR float32, whole numbers; images float32 in [0, 1], one column a pixel
         with var `channel`, `row`, `column`; features float32, standardised on training samples if asked (var `mean`,
         `std`). obs: `label` (missing where unlabeled), `split`; `library` (counts, before any choice of genes),
-        `n_genes` and `mito_share` for counts; `batch`, `donor`, `condition` where their keys are named; `fold` where
-        split by donor; and all columns of the source, renamed `source_<name>` where they collide with these.
+        `n_genes` and `mito_share` for counts; `size_factor`, `batch`, `donor`, `condition` where their keys are named;
+        `fold` where split by donor; and all columns of the source, renamed `source_<name>` where they collide with
+        these.
         uns["nvae_data"]: kind, source, fingerprint, settings (JSON), classes, removed (a table: step, what, reason,
         n_removed, n_left); qc for counts (a table of up to 20,000 cells before QC); image_shape for images.
 
@@ -103,6 +104,8 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
         known[name] = as_text(obs[key])
     if settings.split.key is not None:
         _check_column(obs, settings.split.key, "split.key", where)
+    if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
+        _check_column(obs, settings.size_factor_key, "size_factor_key", where)
     return known
 
 
@@ -135,6 +138,9 @@ def _split_and_select(source: AnnData, known: pd.DataFrame, settings: Dataset, l
     if fold is not None:
         known[schema.FOLD] = fold
     train = (known[schema.SPLIT] == TRAIN).to_numpy()
+    if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
+        given = source.obs[settings.size_factor_key]
+        known[schema.SIZE_FACTOR] = scale_size_factors(given, known[schema.LIBRARY], train, where)
     obs = make_obs(known, source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore"))
     chosen = AnnData(source.X, obs=obs, var=source.var)
     if isinstance(settings, CountsSettings):
