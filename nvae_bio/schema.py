@@ -23,6 +23,7 @@ CHANNEL, ROW, COLUMN = "channel", "row", "column"
 
 # prepared: uns
 DATA = "nvae_data"  # kind, source, fingerprint, what was removed and why
+COVARIATES = "covariates"  # in it: a table of what a model may be told besides the class: column of obs, kind
 
 # embedded
 SHARED = "X_nvae_shared"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.data.batch import Batch, Covariates
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.packed import PackedMatrix, pack
 
 UNLABELED = -1
@@ -57,18 +58,20 @@ class Samples:
             yield self.take(part)
 
 
-def to_samples(prepared: AnnData, classes: Sequence[str]) -> Samples:
+def to_samples(prepared: AnnData, classes: Sequence[str], covariates: CovariateSet | None = None) -> Samples:
     """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
         prepared: with `obs["label"]`, and `obs["library"]` where the data are counts.
         classes: class names in the order of the model; a label that is none of them becomes -1.
+        covariates: those that the model is told; None for none.
     """
     codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
     is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
     if is_counts:
         library = torch.from_numpy(prepared.obs[schema.LIBRARY].to_numpy(np.float32).copy())
-    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library)
+    told = covariates.read(prepared.obs) if covariates else None
+    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library, told)
 
 
 def make_generator(device: torch.device, *seeds: int) -> torch.Generator:

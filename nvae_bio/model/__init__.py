@@ -1,5 +1,6 @@
 """The N-VAE: networks, likelihoods, objective. Nothing here knows AnnData or files."""
 
+from nvae_bio.model.covariates import CovariateForm
 from nvae_bio.model.likelihoods import Bernoulli, FeatureMoments, Gaussian, Likelihood, NegativeBinomial
 from nvae_bio.model.nvae import NVAE, DiagonalGaussian, Pass, Posterior, build_nvae
 from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight
@@ -8,6 +9,7 @@ from nvae_bio.model.stack import Stack, keep_models
 __all__ = [
     "NVAE",
     "Bernoulli",
+    "CovariateForm",
     "DiagonalGaussian",
     "ElboTerms",
     "FeatureMoments",
