@@ -331,23 +331,28 @@ def test_seeds_trained_together_are_told_covariates_as_each_alone() -> None:
             torch.testing.assert_close(value, alone.network.state_dict()[name], rtol=1e-3, atol=1e-3)
 
 
-def test_a_sample_is_embedded_with_its_own_covariates_and_effects_are_those_of_an_average() -> None:
-    prepared, model = prepared_covariates(), train_model(prepared_covariates(), fit_settings(1), 0)
-    randomize_effect(model)
+@pytest.mark.parametrize("told", ["decoder", "both"])
+def test_a_sample_is_embedded_with_its_own_covariates_and_effects_are_those_of_an_average(told: str) -> None:
+    prepared, model = prepared_covariates(), train_model(prepared_covariates(), fit_settings(1, covariates=told), 0)
+    randomize_effects(model)
     changed = prepared.copy()
     changed.obs["batch"] = changed.obs["batch"].cat.rename_categories({"a": "b", "b": "a"})
     one, other = (embed_data(data, model, NO_UMAP) for data in (prepared, changed))
     assert (one.obs["nvae_elbo"] != other.obs["nvae_elbo"]).all()
-    assert np.array_equal(one.obsm["X_nvae"], other.obsm["X_nvae"])  # the encoder is not told
+    for key in ("X_nvae", "nvae_class_probability"):  # of encoder and classifier
+        assert np.array_equal(one.obsm[key], other.obsm[key]) == (told == "decoder")
+    if told == "both":  # posterior means differ, and with them the samples that are decoded
+        return
     for key in ("nvae_effect_shared", "nvae_effect_class_1"):
         assert np.array_equal(one.varm[key], other.varm[key])
 
 
-def randomize_effect(model: TrainedModel) -> None:
-    effect, generator = model.network.decoder.composition.effect, make_generator(1)
+def randomize_effects(model: TrainedModel) -> None:
+    generator = make_generator(1)
     with torch.no_grad():
-        for parameter in effect.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for name, parameter in model.network.named_parameters():
+            if ".effect." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
 
 def test_generated_samples_take_after_training_samples_and_say_so() -> None:
