@@ -53,7 +53,7 @@ class Encoded:
 
 @torch.no_grad()
 def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
-    """Posterior, class and bound of every sample.
+    """Posterior, class and bound of every sample, with its own covariates.
 
     Args:
         model: on any device.
@@ -66,15 +66,15 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
     parts: list[tuple[Tensor, ...]] = []
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
-        inputs = model.likelihood.encoder_input(batch.x, batch.library)
-        posterior, probability = model.encoder(inputs), model.classifier(inputs).exp()
+        inputs, told = model.likelihood.encoder_input(batch.x, batch.library), batch.covariates
+        posterior, probability = model.encoder(inputs, told), model.classifier(inputs, told).exp()
         label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
         block = model.block(label)
         own = posterior.own(block)
         log_likelihood = torch.zeros(batch.n, device=device)
         for _ in range(n_draws):
             noise = torch.randn(batch.n, model.n_shared + model.n_private, generator=generator, device=device)
-            outputs = model.decoder(*model.draw(posterior, own, noise), block)
+            outputs = model.decoder(*model.draw(posterior, own, noise), block, told)
             log_likelihood += model.likelihood.log_prob(outputs, batch)
         elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - own.kl().sum(-1)
         shared, private = posterior.shared, posterior.private
@@ -134,7 +134,8 @@ def decoded_effects(
 
     Shared factors move by the SD of all samples and are averaged over classes with equal weight; private ones move by
     the SD of their own class. The interval is that of a mean over samples, for one trained model: it knows nothing of
-    how the model would differ with other data or seeds.
+    how the model would differ with other data or seeds. All is decoded at the average of the covariates, so that an
+    effect is not one batch's.
 
     Args:
         model: on the CPU.
@@ -194,13 +195,15 @@ def embed_data(
         key whose width would be 0 (no shared or no private latent) is left out.
 
     Raises:
-        UserError: the data are of another kind or have other features than the model, or values it cannot score.
+        UserError: the data are of another kind or have other features than the model, lack a covariate, or have values
+            that it cannot score.
     """
     settings, seed = settings or EmbeddingSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
     training = trained.card.settings.training
-    samples = to_samples(prepared, trained.card.classes, trained.card.settings.model.size)
-    check_pixels(samples.matrix, trained.card.likelihood)
+    card = trained.card
+    samples = to_samples(prepared, card.classes, card.covariates, size=card.settings.model.size)
+    check_pixels(samples.matrix, card.likelihood)
     with reproducible(training.threads):
         device = pick_device(training.device)
         encoded = encode(trained.network.to(device), samples, settings.n_draws, seed)
@@ -254,6 +257,7 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
     return {
         "version": nvae_bio.__version__,
         "settings": card.settings.model_dump_json(),
+        "covariates": card.covariates.model_dump_json(),
         "variant": card.settings.model.variant,
         "classes": np.array(card.classes, dtype=object),
         "seed": card.seed,

@@ -24,6 +24,7 @@ CHANNEL, ROW, COLUMN = "channel", "row", "column"
 
 # prepared: uns
 DATA = "nvae_data"  # kind, source, fingerprint, what was removed and why
+COVARIATES = "covariates"  # in it: a table of what a model may be told besides the class: column of obs, kind
 
 # simulated, and the truth beside it
 SIMULATION = "nvae_simulation"  # uns of the data: where they come from

@@ -78,10 +78,11 @@ def test_one_row_is_the_row_of_a_bigger_batch(backbone: str, likelihood: str) ->
 
 
 def outputs(model: torch.nn.Module, batch: Batch) -> list[Tensor]:
-    posterior = model.posterior(batch.x, batch.library)
+    inputs = model.likelihood.encoder_input(batch.x, batch.library)
+    posterior = model.encoder(inputs)
     own = posterior.own(batch.label)
     decoded = model.decode(posterior.shared.mean, own.mean, batch.label, batch.library)
-    return [posterior.shared.log_std, own.mean, decoded.mean, model.class_log_prob(batch.x, batch.library)]
+    return [posterior.shared.log_std, own.mean, decoded.mean, model.classifier(inputs)]
 
 
 # --- convolutions see images as images -------------------------------------------------------------------------------

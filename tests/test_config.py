@@ -195,6 +195,21 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
         ),
         ("datasets.cells.split", {"by": "donor"}, "datasets.cells: split.by: donor needs donor_key"),
         (
+            "datasets.cells.categorical_covariates",
+            ["plate", "label"],
+            "datasets.cells: categorical_covariates: 'label' is the class (label_key); allowed: another column",
+        ),
+        (
+            "datasets.cells.continuous_covariates",
+            ["age", "age"],
+            "datasets.cells: continuous_covariates: 'age' is named twice; allowed: another column",
+        ),
+        (
+            "datasets.table.categorical_covariates",
+            ["batch"],
+            "datasets.table: categorical_covariates: 'batch' is the batch, one already; allowed: another column",
+        ),
+        (
             "datasets.cells.split",
             {"validation": 0.5, "test": 0.4},
             "datasets.cells.split: validation 0.5 + test 0.4 leave too little to train on; at most 0.8 together",
@@ -542,6 +557,8 @@ MODEL = st.tuples(
 SOURCE = {
     "builtin": st.none(),
     "paths": st.lists(st.text(), min_size=1) | st.dictionaries(st.text(), st.text(), min_size=1),
+    "categorical_covariates": st.just(["protocol", "ä/ö"]),
+    "continuous_covariates": st.just(["age in years"]),
     "join_classes": st.just({"a": ["b", "c"], "ä/ö": ["'\"\n\x7f"]}),
     "split": SPLIT,
 }

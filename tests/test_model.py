@@ -27,6 +27,7 @@ from tests.small_models import (
     make_moments,
     make_noise,
     make_terms,
+    randomize,
 )
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -93,7 +94,7 @@ def test_no_class_is_an_error_and_not_the_last_class(variant: str) -> None:
         model.decode(shared, own, unlabelled, None)
     if model.n_private:
         with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds|DATA bounds)"):
-            model.posterior(batch.x, None).own(unlabelled)
+            model.encoder(batch.x).own(unlabelled)
 
 
 # --- the variants ----------------------------------------------------------------------------------------------------
@@ -124,15 +125,6 @@ def conditional_vae_terms(model: NVAE, batch: Batch, noise: Tensor) -> tuple[Ten
     classes = hidden_layers(weights, "classifier.trunk", batch.x) @ weights["classifier.logits.weight"].T
     log_class = (classes + weights["classifier.logits.bias"]).log_softmax(1)[torch.arange(len(batch.x)), batch.label]
     return log_likelihood, kl, log_class
-
-
-def randomize(model: NVAE) -> NVAE:
-    """Every parameter moved off its start, so that none is 0 or 1 by luck."""
-    generator = make_generator(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
 
 
 def test_without_private_dims_it_is_a_conditional_vae() -> None:
@@ -249,7 +241,7 @@ def test_encoder_splits_its_outputs_into_shared_dims_and_blocks() -> None:
     with torch.no_grad():
         model.encoder.moments.weight.zero_()
         model.encoder.moments.bias.copy_(torch.cat([torch.arange(9.0), -torch.arange(9.0) / 10]))
-    posterior = model.posterior(make_batch(n=2).x, None)
+    posterior = model.encoder(make_batch(n=2).x)
     shared, private = torch.arange(3).double(), torch.arange(3, 9).double().reshape(3, 2)
     for row in range(2):
         torch.testing.assert_close(posterior.shared.mean[row], shared)
@@ -263,7 +255,7 @@ def test_encoder_splits_its_outputs_into_shared_dims_and_blocks() -> None:
 
 def test_class_probabilities_sum_to_one_and_name_the_likeliest() -> None:
     model, batch = randomize(make_model(**VARIANTS["nvae"])), make_batch(n=30)
-    log_prob = model.class_log_prob(batch.x, None)
+    log_prob = model.classifier(batch.x)
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(30).double())
     terms = make_terms(model, batch)
     torch.testing.assert_close(terms.log_class, (log_prob * F.one_hot(batch.label, 3)).sum(1))

@@ -77,12 +77,12 @@ class GivenPosterior(nn.Module):
         super().__init__()
         self.posterior = posterior
 
-    def forward(self, x: Tensor) -> Posterior:
+    def forward(self, x: Tensor, covariates: None) -> Posterior:
         return self.posterior
 
 
 class UniformClassifier(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, covariates: None) -> Tensor:
         return torch.full((len(x), C), -math.log(C), dtype=torch.float64)
 
 
@@ -91,7 +91,7 @@ class LinearDecoder(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: None) -> Tensor:
         private = torch.stack([self.linear.private[c] @ z for c, z in zip(label.tolist(), own, strict=True)])
         return self.linear.bias[label] + shared @ self.linear.shared.T + private
 

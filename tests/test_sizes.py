@@ -174,7 +174,7 @@ def test_a_table_may_hold_size_factors_beside_the_genes(tmp_path: Path) -> None:
 
 
 def test_means_follow_the_size_factor_and_not_the_library() -> None:
-    samples = to_samples(prepared_sized(), CLASSES, "size_factor")
+    samples = to_samples(prepared_sized(), CLASSES, size="size_factor")
     np.testing.assert_array_equal(samples.library, prepared_sized().obs["size_factor"].to_numpy(np.float32))
     network = trained("poisson, size factor").network
     assert network.likelihood.n_outputs == 60

@@ -65,6 +65,17 @@ class ModelSettings(Settings):
         description="counts: what a cell's means are proportional to. `library`: all its counts, shared out among the "
         "genes; `size_factor`: the data set's `size_factor_key`, each gene by itself",
     )
+    covariates: Literal["none", "decoder", "both"] = Field(
+        "decoder",
+        description="what is told the batch and the other covariates of the data set: nothing, the `decoder`, or "
+        "`both` the decoder and the encoder (and the classifier)",
+    )
+    max_one_hot: PositiveInt = Field(
+        20,
+        description="a categorical covariate of at most so many levels has weights of its own for each; one of more "
+        "levels is embedded",
+    )
+    covariate_dims: PositiveInt = Field(10, description="dims of the embedding of a covariate of many levels")
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
     hidden: tuple[Width, ...] = Field(
         (128, 128),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.data.batch import Batch, Covariates
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.packed import PackedMatrix, pack
 from nvae_bio.errors import UserError
 
@@ -58,24 +59,31 @@ class Samples:
             yield self.take(part)
 
 
-def sizes_of(prepared: AnnData, size: str) -> pd.Series:
-    """What the means of each sample are proportional to, counts: `library` or `size_factor`.
+def sizes_of(obs: pd.DataFrame, size: str) -> pd.Series:
+    """What the means of each sample are proportional to, counts: `library` or `size_factor`, from `obs`.
 
     Raises:
         UserError: the data set was prepared without.
     """
-    if size not in prepared.obs:
+    if size not in obs:
         raise UserError(f"model.size: {size!r}: the data have no obs[{size!r}]; set {size}_key and prepare them again")
-    sizes: pd.Series = prepared.obs[size]
+    sizes: pd.Series = obs[size]
     return sizes
 
 
-def to_samples(prepared: AnnData, classes: Sequence[str], size: str = schema.LIBRARY) -> Samples:
+def to_samples(
+    prepared: AnnData,
+    classes: Sequence[str],
+    covariates: CovariateSet | None = None,
+    *,
+    size: str = schema.LIBRARY,
+) -> Samples:
     """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
         prepared: with `obs["label"]`, and `obs[size]` where the data are counts.
         classes: class names in the order of the model; a label that is none of them becomes -1.
+        covariates: those that the model is told; None for none.
         size: `library` or `size_factor`, as the model's settings say.
 
     Raises:
@@ -84,8 +92,9 @@ def to_samples(prepared: AnnData, classes: Sequence[str], size: str = schema.LIB
     codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
     is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
     if is_counts:
-        library = torch.from_numpy(sizes_of(prepared, size).to_numpy(np.float32).copy())
-    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library)
+        library = torch.from_numpy(sizes_of(prepared.obs, size).to_numpy(np.float32).copy())
+    told = covariates.read(prepared.obs) if covariates else None
+    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library, told)
 
 
 def check_pixels(matrix: PackedMatrix, likelihood: str) -> None:

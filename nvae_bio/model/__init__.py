@@ -1,5 +1,6 @@
 """The N-VAE: networks, likelihoods, objective. Nothing here knows AnnData or files."""
 
+from nvae_bio.model.covariates import CovariateForm
 from nvae_bio.model.likelihoods import (
     Bernoulli,
     DiscretizedLogistic,
@@ -17,6 +18,7 @@ from nvae_bio.model.stack import Stack, keep_models
 __all__ = [
     "NVAE",
     "Bernoulli",
+    "CovariateForm",
     "DiagonalGaussian",
     "DiscretizedLogistic",
     "ElboTerms",

@@ -95,7 +95,7 @@ def elbo_terms(model: NVAE | Stack, batch: Batch, noise: Tensor) -> ElboTerms:
         noise: standard normal, (…, batch, S + K).
     """
     likelihood = model.likelihood
-    found: Pass = model(likelihood.encoder_input(batch.x, batch.library), batch.label, noise)
+    found: Pass = model(likelihood.encoder_input(batch.x, batch.library), batch.label, noise, batch.covariates)
     return ElboTerms(
         log_likelihood=likelihood.log_prob(found.outputs, batch),
         kl_shared=found.kl_shared,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
 from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, to_samples
 from nvae_bio.errors import UserError
@@ -129,7 +130,7 @@ def train_models(
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
-        samples = to_samples(prepared, card.classes, settings.model.size)
+        samples = to_samples(prepared, card.classes, card.covariates, size=settings.model.size)
         check_pixels(samples.matrix, card.likelihood)
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
         moments = feature_moments(samples, train)
@@ -176,10 +177,12 @@ def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) 
         likelihood = check_model_fits(settings.model, data["kind"])
     except ValueError as error:
         raise UserError(f"model.{error}") from None
+    is_told = settings.model.covariates != "none" or settings.model.dispersion == "gene_batch"
+    covariates = CovariateSet.of(prepared) if is_told else CovariateSet()
     return ModelCard(
         version=nvae_bio.__version__, settings=settings, kind=data["kind"], likelihood=likelihood,
-        classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image, seed=0,
-        stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
+        classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image,
+        covariates=covariates, seed=0, stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
         best_epoch=0,
     )  # fmt: skip
 
