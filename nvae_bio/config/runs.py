@@ -11,6 +11,7 @@ from nvae_bio.config.datasets import Dataset
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
+Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]
 LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
     "counts": ("negative_binomial",),
@@ -40,6 +41,15 @@ class ModelSettings(Settings):
     classifier_weight: float = Field(
         1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
     )
+    independence: Independence = Field(
+        "none",
+        description="what training subtracts where z_s of labelled samples depends on the class: `none` (the paper); "
+        "`moments`: squared class means; `aggregate_kl`: KL of the class's own aggregate posterior to the prior; `mmd`: "
+        "the same as a kernel distance; `hsic`: dependence on the class alone",
+    )
+    independence_weight: float = Field(
+        1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
+    )
     likelihood: LikelihoodName | None = Field(
         None, description="default by kind: negative_binomial for counts, bernoulli for images, gaussian for features"
     )
@@ -58,6 +68,11 @@ class ModelSettings(Settings):
         """S + K, what the decoder sees of a sample's latent."""
         return self.n_shared + self.n_private
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether training subtracts an independence term."""
+        return self.independence != "none" and self.independence_weight > 0
+
     @model_validator(mode="before")
     @classmethod
     def _dims_by_variant(cls, values: Any) -> Any:
@@ -75,6 +90,10 @@ class ModelSettings(Settings):
                 raise ValueError(
                     f"{name} {value} does not fit variant {self.variant!r}: it must be {'above 0' if wanted else '0'}"
                 )
+        if self.independence != "none" and not shared:
+            raise ValueError(
+                f"independence {self.independence!r} does not fit variant {self.variant!r}: it has no z_s; allowed: none"
+            )
         return self
 
 
@@ -96,6 +115,20 @@ class TrainingSettings(Settings):
         30,
         description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: "
         "never",
+    )
+    unlabeled: Literal["use", "ignore"] = Field(
+        "use",
+        description="`use`: training samples without a class train by the bound on log p(x), in which q(y|x) weighs the "
+        "classes; `ignore`: they do not train",
+    )
+    unlabeled_classes: PositiveInt = Field(
+        10,
+        description="likeliest classes that this bound sums over, all if there are no more; its cost grows with them",
+    )
+    class_balance: Literal["none", "balanced"] = Field(
+        "none",
+        description="`balanced`: an epoch has as many labelled samples as ever but the same number of each class; those "
+        "of rare classes repeat, those of common ones take turns over epochs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
     n_threads: PositiveInt | Literal["auto"] = Field(

@@ -36,11 +36,11 @@ class Stack(nn.Module):
     def __len__(self) -> int:
         return len(self.weights[0])
 
-    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor) -> Pass:
+    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor, n_likeliest: int = 1) -> Pass:
         """What `NVAE.forward` makes of (R, batch, …), model by model."""
 
         def one(weights: dict[str, Tensor], *arguments: Tensor) -> Pass:
-            return functional_call(self._form[0], weights, arguments)  # type: ignore[no-any-return]
+            return functional_call(self._form[0], weights, (*arguments, n_likeliest))  # type: ignore[no-any-return]
 
         return vmap(one)(dict(zip(self.names, self.weights, strict=True)), inputs, label, noise)
 
