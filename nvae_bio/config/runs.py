@@ -39,13 +39,16 @@ class ModelSettings(Settings):
         "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
     )
     classifier_weight: float = Field(
-        1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
+        1.0,
+        ge=0,
+        description="weight of log q(y|x); its network is separate from the generative part, and matters to it through "
+        "unlabeled samples alone: where those are many and labels few, 10 to 50 keeps the classes in their places",
     )
     independence: Independence = Field(
         "none",
-        description="what training subtracts where z_s of labelled samples depends on the class: `none` (the paper); "
-        "`moments`: squared class means; `aggregate_kl`: KL of the class's own aggregate posterior to the prior; `mmd`: "
-        "the same as a kernel distance; `hsic`: dependence on the class alone",
+        description="what training subtracts where z_s depends on the class: `none` (the paper); `moments`: squared "
+        "means of the classes; `aggregate_kl`: KL of each class's aggregate posterior to the prior; `mmd`: the same as "
+        "a kernel distance; `hsic`: dependence on the class alone",
     )
     independence_weight: float = Field(
         1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
@@ -92,7 +95,7 @@ class ModelSettings(Settings):
                 )
         if self.independence != "none" and not shared:
             raise ValueError(
-                f"independence {self.independence!r} does not fit variant {self.variant!r}: it has no z_s; allowed: none"
+                f"independence {self.independence!r} does not fit variant {self.variant!r}: it lacks z_s; allowed: none"
             )
         return self
 
@@ -118,8 +121,8 @@ class TrainingSettings(Settings):
     )
     unlabeled: Literal["use", "ignore"] = Field(
         "use",
-        description="`use`: training samples without a class train by the bound on log p(x), in which q(y|x) weighs the "
-        "classes; `ignore`: they do not train",
+        description="`use`: training samples without a class train by the bound on log p(x), in which q(y|x) weighs "
+        "the classes; `ignore`: they do not train",
     )
     unlabeled_classes: PositiveInt = Field(
         10,
@@ -127,8 +130,8 @@ class TrainingSettings(Settings):
     )
     class_balance: Literal["none", "balanced"] = Field(
         "none",
-        description="`balanced`: an epoch has as many labelled samples as ever but the same number of each class; those "
-        "of rare classes repeat, those of common ones take turns over epochs",
+        description="`balanced`: an epoch has as many labelled samples as ever but the same number of each class: "
+        "those of rare classes repeat, those of common ones take turns over epochs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
     n_threads: PositiveInt | Literal["auto"] = Field(
@@ -204,7 +207,7 @@ class FitSettings(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
-    def with_training(self, **values: int) -> FitSettings:
+    def with_training(self, **values: float | str) -> FitSettings:
         """The same with other values of `training`."""
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
 

@@ -1,7 +1,7 @@
 """How much z_s depends on the class: estimates within a batch that training can subtract from its objective.
 
-The decoder knows the class, so eq. 7 lets it read the same shared dim in another way in each class; z_s then keeps class
-information. Each penalty here is 0 where z_s of every class has the distribution that it should have, has gradients, and
+The decoder knows the class, so eq. 7 lets it read the same shared dim in another way in each class; z_s then keeps
+information on the class. Each penalty is 0 where z_s of every class is distributed as it should be, has gradients, and
 is taken over labelled samples alone. Pairs of samples are compared directly, (…, batch, batch): no loop over classes.
 """
 
@@ -65,11 +65,11 @@ def moments(drawn: SharedDraws) -> Tensor:
 def aggregate_kl(drawn: SharedDraws) -> Tensor:
     """Σ_y p̂(y) KL(q(z_s|y) ‖ N(0, I)), in nats, (…): with weight γ − 1, this part of the KL gets γ in all.
 
-    KL(q(z_s|x) ‖ p) averages to I(x; z_s|y) + KL(q(z_s|y) ‖ p). q(z_s|y) is a mixture over the N_y samples of the class in
-    the data, of which the batch has n_y: at a draw of sample i, that sample itself has weight 1/N_y and the others share
-    the rest (the stratified weights of Chen et al. 2018, arXiv:1802.04942, appendix C, within a class), so the mixture is
-    estimated without bias; its logarithm is too low on average, the less so the more samples a class has in the batch.
-    A class with one sample in the batch would give back KL(q(z_s|x) ‖ p), a plain β, and is left out.
+    KL(q(z_s|x) ‖ p) averages to I(x; z_s|y) + KL(q(z_s|y) ‖ p). q(z_s|y) is a mixture over the N_y training samples of
+    the class, of which the batch has some: at a draw of sample i, that sample itself has weight 1/N_y, and the others
+    of its class share the rest (the stratified weights of Chen et al. 2018, arXiv:1802.04942, appendix C, in a class).
+    So the mixture is estimated without bias; its logarithm is too low on average, the less so the more samples a class
+    has in the batch. A class with one sample there would give KL(q(z_s|x) ‖ p), a plain β, and is left out.
     """
     same, size = drawn.same_class(), drawn.class_size.to(drawn.draw.dtype)
     n_others = same.sum(-1)
@@ -89,8 +89,8 @@ def mmd(drawn: SharedDraws) -> Tensor:
 
     The kernel is the mean of five Gaussian ones, exp(−‖a − b‖² / 2h²) with h² = S/4 … 4S. Their expectations under the
     prior are known, so no draws of it are needed (they would add noise). Gretton et al. 2012, JMLR 13:723; as a penalty
-    on an aggregate posterior: Tolstikhin et al. 2018, arXiv:1711.01558; Zhao et al. 2019, arXiv:1706.02262. Classes with
-    one sample in the batch are left out.
+    on an aggregate posterior: Tolstikhin et al. 2018, arXiv:1711.01558; Zhao et al. 2019, arXiv:1706.02262. Classes
+    with one sample in the batch are left out.
     """
     same, n_shared = drawn.same_class(), drawn.draw.shape[-1]
     square, norm = drawn.square_distance(), drawn.draw.square().sum(-1)

@@ -95,7 +95,7 @@ class ElboTerms:
         return self.log_likelihood - weight * kl + classifier_weight * self.log_class
 
     def split(self, n_labelled: int, n_likeliest: int) -> tuple[ElboTerms, ElboTerms]:
-        """Those of the labelled samples, and those of the others under their M likeliest classes, (…, unlabelled, M, …).
+        """Those of the labelled samples, and of the others under their M likeliest classes, (…, unlabelled, M, …).
 
         Args:
             n_labelled: rows before those of unlabelled samples.

@@ -58,7 +58,7 @@ def empty_latents(found: HeldOut, settings: ModelSettings) -> list[str]:
     private = max(float(found.kl_own[found.label == name].mean()) for name in np.unique(found.label))
     if settings.n_private and private < EMPTY_NATS:
         lines.append(
-            f"all private blocks are empty: at most {private:.3f} nats in the own block of a class. That is right if no "
-            "class has a factor of its own; else try a smaller beta_private, a smaller n_shared, or an independence term"
+            f"all private blocks are empty: at most {private:.3f} nats in the own block of a class; right if no class "
+            "has a factor of its own. Else try a smaller beta_private, a smaller n_shared, or an independence term"
         )
     return lines

@@ -135,8 +135,8 @@ def fit(
 
     That of a step is the mean of eq. 7 over its labelled samples and of U(x) over its unlabelled ones, less the penalty
     on z_s. The KL weight warms up over the first `warmup_share` of all steps and is exactly 1 from then on; only epochs
-    after it can be the best, and only they count for early stopping. Several models are trained as a stack, each with its
-    own batches and draws, to what it would be alone but for rounding; one that stops early leaves the stack.
+    after it can be the best, and only they count for early stopping. Several models are trained as a stack, each with
+    its own batches and draws, to what it would be alone but for rounding; one that stops early leaves the stack.
 
     Args:
         models: of one form, on the device to train on; changed in place.
@@ -228,8 +228,8 @@ def _steps(
     """One pass over the training samples; nothing in it waits for the device.
 
     Yields:
-        After each step, the sums of `_sums` before it, (8, models), and its KL weight. Where there are unlabelled samples
-        or a penalty, two rows follow: the sum of U(x), and the penalty times the labelled samples.
+        After each step, the sums of `_sums` before it, (8, models), and its KL weight. With unlabelled samples or a
+        penalty two rows follow: the sum of the bound on log p(x), and the penalty times the labelled samples.
     """
     training, model, device = settings.training, settings.model, _device_of(stack)
 

@@ -51,9 +51,9 @@ class Outputs(NamedTuple):
 
 
 def history_table(epochs: Iterable[Epoch]) -> pd.DataFrame:
-    """One row an epoch and split: epoch, kl_weight, split, is_best, the terms of `Averages`, and what is of training alone.
+    """One row an epoch and split: epoch, kl_weight, split, is_best, terms of `Averages`, elbo_unlabeled, independence.
 
-    The latter, `elbo_unlabeled` and `independence`, are NaN in the rows of the validation samples.
+    The last two are of training alone: NaN in the rows of the validation samples.
     """
     rows = []
     for e in epochs:
