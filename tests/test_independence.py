@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def test_moments_are_the_squared_means_of_the_classes() -> None:
 
 def test_the_aggregate_kl_is_that_of_gaussian_classes() -> None:
     spread = torch.tensor([1.0, 1.5], dtype=torch.float64)
-    found = aggregate_kl(make_drawn(3000, make_shift(1.0, -0.5), spread, n_batches=3)).mean()
+    found = aggregate_kl(make_drawn(1500, make_shift(1.0, -0.5), spread, n_batches=4)).mean()
     kl = [2 * (0.5 * (m**2 + s**2 - 1) - math.log(s)) for m, s in ((1.0, 1.0), (-0.5, 1.5))]
     assert found.item() == pytest.approx(np.mean(kl), abs=0.06)
 
@@ -208,39 +209,41 @@ def test_a_term_without_z_s_or_with_no_weight() -> None:
     assert not ModelSettings(independence_weight=3).has_penalty
 
 
-def prepared_signs(seed: int = 0) -> AnnData:
-    """One shared factor of standard deviation 1, whose mean is −1.5, 0 or 1.5 by class, seen in ten features."""
-    rng = np.random.default_rng((seed, 11))
+@cache
+def prepared_shifts() -> AnnData:
+    """A shared factor whose mean is −1.5, 0 or 1.5 by class, in ten features; three more mark the class itself."""
+    rng = np.random.default_rng(11)
     label = np.repeat(np.arange(3), 200)
     shared = rng.normal(size=600) + 1.5 * (label - 1)
-    x = np.outer(shared, rng.normal(size=10)) + 0.3 * rng.normal(size=(600, 10))
-    obs = pd.DataFrame({"label": [CLASSES[i] for i in label], "truth": shared}, index=[f"s{i}" for i in range(600)])
+    x = np.hstack([np.outer(shared, rng.normal(size=10)), np.eye(3)[label]]) + 0.3 * rng.normal(size=(600, 13))
+    obs = pd.DataFrame({"label": [CLASSES[i] for i in label]}, index=[f"s{i}" for i in range(600)])
     return prepare_data(FeaturesSettings(kind="features", standardize=False), AnnData(x.astype(np.float32), obs=obs))
 
 
-def settings_of(independence: str, weight: float, max_epochs: int = 60) -> FitSettings:
+def settings_of(independence: str, weight: float, max_epochs: int = 40) -> FitSettings:
     model = {"n_shared": 2, "n_private": 1, "independence": independence, "independence_weight": weight}
     return fit_settings(max_epochs, **model).with_training(learning_rate=5e-3)
 
 
-def probe_accuracy(prepared: AnnData, settings: FitSettings) -> float:
+@cache
+def probe_accuracy(independence: str, weight: float) -> float:
     """Of a linear classifier of the class from z_s, on the test samples."""
-    embedded = embed_data(prepared, train_model(prepared, settings, 0), NO_UMAP)
+    prepared = prepared_shifts()
+    embedded = embed_data(prepared, train_model(prepared, settings_of(independence, weight), 0), NO_UMAP)
     z, label, split = embedded.obsm["X_nvae_shared"], embedded.obs["label"].astype(str), embedded.obs["split"]
     probe = LogisticRegression().fit(z[split == "train"], label[split == "train"])
     return float(probe.score(z[split == "test"], label[split == "test"]))
 
 
-@pytest.mark.parametrize(("independence", "weight"), [("moments", 5), ("aggregate_kl", 5), ("mmd", 50), ("hsic", 500)])
+@pytest.mark.parametrize(("independence", "weight"), [("moments", 5), ("aggregate_kl", 5), ("mmd", 30), ("hsic", 200)])
 def test_a_probe_finds_less_of_the_class_in_z_s(independence: str, weight: float) -> None:
-    prepared = prepared_signs()
-    leaky, held = (probe_accuracy(prepared, settings_of(*of)) for of in (("none", 0), (independence, weight)))
+    leaky, held = probe_accuracy("none", 0), probe_accuracy(independence, weight)
     assert leaky > 0.6
-    assert held < leaky - 0.15, (leaky, held)
+    assert held < leaky - 0.1, (leaky, held)
 
 
 def test_the_penalty_is_in_the_history_and_no_weight_changes_nothing() -> None:
-    prepared = prepared_signs()
+    prepared = prepared_shifts()
     plain, without, penalised = (
         train_model(prepared, settings_of(*of), 0).history
         for of in (("none", 1, 3), ("moments", 0, 3), ("moments", 2, 3))
@@ -254,7 +257,7 @@ def test_the_penalty_is_in_the_history_and_no_weight_changes_nothing() -> None:
 
 @pytest.mark.parametrize("independence", PENALTIES)
 def test_seeds_side_by_side_are_penalised_each_for_itself(independence: str) -> None:
-    prepared, settings = prepared_signs(), settings_of(independence, 3.0, 2)
+    prepared, settings = prepared_shifts(), settings_of(independence, 3.0, 2)
     for seed, model in zip([2, 5], train_models(prepared, settings, [2, 5]), strict=True):
         alone = train_model(prepared, settings, seed).history
         columns = ["elbo", "independence"]
