@@ -35,7 +35,7 @@ class TrainingRows:
     ) -> TrainingRows:
         """Of a data set; without unlabelled rows if None."""
         label = samples.label[labelled]
-        size = torch.bincount(label, minlength=n_classes).to(device)
+        size = torch.bincount(label.cpu(), minlength=n_classes).to(device)
         return cls(labelled, label, labelled[:0] if unlabelled is None else unlabelled, size)
 
     def class_log_prior(self, settings: FitSettings) -> Tensor:
