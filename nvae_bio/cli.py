@@ -114,8 +114,6 @@ def train(
     for name, values in (("--weights", weights), ("--card", card), ("--history", history)):
         if len(values) != len(seed):
             raise UserError(f"{name}: given {len(values)} times for {len(seed)} seeds; give it once for each --seed")
-    if len(set(seed)) < len(seed):
-        raise UserError(f"--seed: {', '.join(map(str, seed))}; seeds must differ from each other")
     outputs = [Outputs(*files) for files in zip(weights, card, history, strict=True)]
     run(data, outputs, load_settings(settings, FitSettings), seed)
 

@@ -39,7 +39,7 @@ class Encoded:
     Attributes:
         shared: q(z_s|x), mean and log std (n, S).
         private: q(z_c|x), (n, C, K).
-        class_probability: q(y|x), (n, C).
+        class_probability: q(y|x) at the model's temperature, (n, C).
         label: the sample's class, the likeliest one where it has none, (n,).
         elbo: bound on log p(x|y), nats, (n,).
     """
@@ -52,7 +52,7 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
+def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: float = 1.0) -> Encoded:
     """Posterior, class and bound of every sample, with its own covariates.
 
     Args:
@@ -60,6 +60,7 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
         samples: any number of rows; unlabelled ones are scored under their likeliest class.
         n_draws: draws of z a sample, over which the bound is averaged.
         seed: of the draws.
+        temperature: T of q(y|x).
     """
     device = next(model.parameters()).device
     generator = make_generator(device, seed)
@@ -67,7 +68,8 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
         inputs, told = model.likelihood.encoder_input(batch.x, batch.library), batch.covariates
-        posterior, probability = model.encoder(inputs, told), model.classifier(inputs, told).exp()
+        posterior = model.encoder(inputs, told)
+        probability = F.softmax(model.classifier(inputs, told) / temperature, dim=-1)
         label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
         block = model.block(label)
         own = posterior.own(block)
@@ -206,7 +208,7 @@ def embed_data(
     check_pixels(samples.matrix, card.likelihood)
     with reproducible(training.threads):
         device = pick_device(training.device)
-        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed)
+        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed, trained.card.temperature)
         trained.network.cpu()
         effects = decoded_effects(trained.network, samples, encoded, settings.n_effect_samples, seed)
     adata = prepared.copy()
@@ -268,7 +270,7 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
         "effect_unit": network.likelihood.effect_unit,
         "n_shared": network.n_shared,
         "n_private": network.n_private,
-        "calibrated": False,
+        "calibrated": card.calibration is not None,
     }
 
 

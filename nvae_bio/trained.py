@@ -19,6 +19,26 @@ from nvae_bio.errors import UserError, one_line
 from nvae_bio.model import NVAE, CovariateForm, build_nvae
 
 
+class Calibration(Settings):
+    """Temperature of q(y|x), fitted on the labelled validation samples, and how the classifier does on them.
+
+    Attributes:
+        temperature: T; calibrated probabilities are softmax(log q(y|x) / T).
+        n: samples.
+        cross_entropy: mean of −log q of the true class with T, nats.
+        cross_entropy_before: the same with T = 1.
+        calibration_error: expected calibration error with T, 0 to 1.
+        calibration_error_before: the same with T = 1.
+    """
+
+    temperature: float
+    n: int
+    cross_entropy: float
+    cross_entropy_before: float
+    calibration_error: float
+    calibration_error_before: float
+
+
 class ModelCard(Settings):
     """What must be known to rebuild a network and to use it on data; `model.json`."""
 
@@ -35,7 +55,13 @@ class ModelCard(Settings):
     fingerprint: str
     device: str
     best_epoch: int
+    calibration: Calibration | None = None
     weights_sha256: str = ""
+
+    @property
+    def temperature(self) -> float:
+        """That of q(y|x); 1 where it is not calibrated."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     def build(self) -> NVAE:
         """An untrained network of this form."""

@@ -546,6 +546,7 @@ def with_limits(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
 DIMS = st.sampled_from(
     [
         {"variant": variant, "n_shared": shared, "n_private": private}
+        | ({"independence": "none"} if variant == "per_class" else {})
         for variant, shared, private in (("nvae", 3, 2), ("cvae", 1, 0), ("vae", 9, 0), ("per_class", 0, 4))
     ]
 )

@@ -162,7 +162,10 @@ def make_elbo_terms(seed: int = 0) -> ElboTerms:
 
     kl_private = draw(N, C, K)
     own = kl_private[torch.arange(N), torch.arange(N) % C]
-    return ElboTerms(-9 * draw(N), draw(N, S), kl_private, own, -draw(N), draw(N) > 0.5)
+    return ElboTerms(
+        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, S), kl_private, own, -draw(N),
+        draw(N) > 0.5,
+    )  # fmt: skip
 
 
 def test_equation_7_at_beta_1_is_equation_6() -> None:

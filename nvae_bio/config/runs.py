@@ -12,6 +12,7 @@ from nvae_bio.config.simulations import Simulation
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
+Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]
 LikelihoodName = Literal[
     "negative_binomial",
     "zero_inflated_negative_binomial",
@@ -48,7 +49,19 @@ class ModelSettings(Settings):
         "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
     )
     classifier_weight: float = Field(
-        1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
+        1.0,
+        ge=0,
+        description="weight of log q(y|x); its network is separate from the generative part, and matters to it through "
+        "unlabeled samples alone: where those are many and labels few, 10 to 50 keeps the classes in their places",
+    )
+    independence: Independence = Field(
+        "none",
+        description="what training subtracts where z_s depends on the class: `none` (the paper); `moments`: squared "
+        "means of the classes; `aggregate_kl`: KL of each class's aggregate posterior to the prior; `mmd`: the same as "
+        "a kernel distance; `hsic`: dependence on the class alone",
+    )
+    independence_weight: float = Field(
+        1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
     )
     likelihood: LikelihoodName | None = Field(
         None,
@@ -91,6 +104,11 @@ class ModelSettings(Settings):
         """S + K, what the decoder sees of a sample's latent."""
         return self.n_shared + self.n_private
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether training subtracts an independence term."""
+        return self.independence != "none" and self.independence_weight > 0
+
     @model_validator(mode="before")
     @classmethod
     def _dims_by_variant(cls, values: Any) -> Any:
@@ -108,6 +126,10 @@ class ModelSettings(Settings):
                 raise ValueError(
                     f"{name} {value} does not fit variant {self.variant!r}: it must be {'above 0' if wanted else '0'}"
                 )
+        if self.independence != "none" and not shared:
+            raise ValueError(
+                f"independence {self.independence!r} does not fit variant {self.variant!r}: it lacks z_s; allowed: none"
+            )
         return self
 
 
@@ -129,6 +151,20 @@ class TrainingSettings(Settings):
         30,
         description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: "
         "never",
+    )
+    unlabeled: Literal["use", "ignore"] = Field(
+        "use",
+        description="`use`: training samples without a class train by the bound on log p(x), in which q(y|x) weighs "
+        "the classes; `ignore`: they do not train",
+    )
+    unlabeled_classes: PositiveInt = Field(
+        10,
+        description="likeliest classes that this bound sums over, all if there are no more; its cost grows with them",
+    )
+    class_balance: Literal["none", "balanced"] = Field(
+        "none",
+        description="`balanced`: an epoch has as many labelled samples as ever but the same number of each class: "
+        "those of rare classes repeat, those of common ones take turns over epochs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
     n_threads: PositiveInt | Literal["auto"] = Field(
@@ -204,7 +240,7 @@ class FitSettings(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
-    def with_training(self, **values: int) -> FitSettings:
+    def with_training(self, **values: float | str) -> FitSettings:
         """The same with other values of `training`."""
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
 

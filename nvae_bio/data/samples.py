@@ -121,6 +121,36 @@ def make_generator(device: torch.device, *seeds: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def epoch_order(n_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order of all samples in an epoch, (n_samples,): a function of seed and epoch alone."""
-    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_samples))
+def epoch_order(n_samples: int, *seeds: int) -> Tensor:
+    """The order of all samples in an epoch, (n_samples,): a function of its seeds alone, of (seed, epoch), say."""
+    return torch.from_numpy(np.random.default_rng(seeds).permutation(n_samples))
+
+
+def balanced_order(label: np.ndarray, seed: int, epoch: int) -> Tensor:
+    """As many samples of each class (but for one) in random order: a function of seed and epoch alone.
+
+    Each class goes round its samples, in an order of its own, and an epoch goes on where the one before it ended. So
+    those of rare classes repeat, and those of common ones all have their turn.
+
+    Args:
+        label: class of each sample, (n,), no sample unlabelled.
+        seed: of the orders.
+        epoch: 0, 1, …
+
+    Returns:
+        Places in `label`, (n,).
+    """
+    n, classes = len(label), np.unique(label)
+    slot = epoch * n + np.arange(n)  # counted over all epochs; the classes take turns
+    drawn = np.empty(n, np.int64)
+    for turn, name in enumerate(classes.tolist()):
+        mine = slot % len(classes) == turn
+        members = np.random.default_rng((seed, name)).permutation(np.flatnonzero(label == name))
+        drawn[mine] = members[(slot[mine] // len(classes)) % len(members)]
+    return torch.from_numpy(drawn)[epoch_order(n, seed, epoch)]
+
+
+def even_parts(order: Tensor, n_parts: int) -> tuple[Tensor, ...]:
+    """The last dimension in parts whose sizes differ by one at most, larger ones spread evenly; some may be empty."""
+    n = order.shape[-1]
+    return order.tensor_split([part * n // n_parts for part in range(1, n_parts)], dim=-1)

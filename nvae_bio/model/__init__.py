@@ -12,7 +12,7 @@ from nvae_bio.model.likelihoods import (
     ZeroInflatedNegativeBinomial,
 )
 from nvae_bio.model.nvae import NVAE, DiagonalGaussian, Pass, Posterior, build_nvae
-from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight
+from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight, unlabelled_bound
 from nvae_bio.model.stack import Stack, keep_models
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "elbo_terms",
     "keep_models",
     "kl_weight",
+    "unlabelled_bound",
 ]

@@ -37,6 +37,10 @@ class DiagonalGaussian(NamedTuple):
         """KL to N(0, 1) of each dim, in nats: ½(μ² + σ² − 1) − log σ."""
         return 0.5 * (self.mean**2 + torch.expm1(2 * self.log_std)) - self.log_std
 
+    def take(self, row: Tensor) -> DiagonalGaussian:
+        """Of the samples at `row`, (rows,)."""
+        return DiagonalGaussian(self.mean.index_select(0, row), self.log_std.index_select(0, row))
+
 
 class Posterior(NamedTuple):
     """q(z | x): `shared` (…, batch, S) and `private` (…, batch, C, K)."""
@@ -55,17 +59,35 @@ def of_block(table: Tensor, block: Tensor) -> Tensor:
     return table.gather(1, block[:, None, None].expand(-1, 1, table.shape[2])).squeeze(1)
 
 
+def rows_of_decodes(n: int, n_labelled: int, n_likeliest: int, device: torch.device) -> Tensor:
+    """Sample of each row that is decoded: the labelled samples once each, then every other one `n_likeliest` times.
+
+    >>> rows_of_decodes(4, 2, 3, torch.device("cpu")).tolist()
+    [0, 1, 2, 2, 2, 3, 3, 3]
+    """
+    sample = torch.arange(n, device=device)
+    return torch.cat([sample[:n_labelled], sample[n_labelled:].repeat_interleave(n_likeliest)])
+
+
 class Pass(NamedTuple):
     """What the networks make of a batch; leading dimensions (…) are models trained side by side.
 
+    A labelled sample has one row; an unlabelled one has a row for each class that it is decoded under.
+
     Attributes:
-        kl_shared: KL of each shared dim, nats, (…, batch, S).
-        kl_private: KL of each private dim of every block, nats, (…, batch, C, K).
-        kl_own: the same of the sample's own block, (…, batch, K).
-        outputs: of the decoder at one draw, (…, batch, n_outputs).
-        class_log_prob: log q(y|x), (…, batch, C).
+        label: class that the row is decoded under, (…, rows).
+        shared: q(z_s|x), (…, rows, S).
+        draw: z_s, (…, rows, S).
+        kl_shared: KL of each shared dim, nats, (…, rows, S).
+        kl_private: KL of each private dim of every block, nats, (…, rows, C, K).
+        kl_own: the same of the block of the row's class, (…, rows, K).
+        outputs: of the decoder at one draw, (…, rows, n_outputs).
+        class_log_prob: log q(y|x), (…, rows, C).
     """
 
+    label: Tensor
+    shared: DiagonalGaussian
+    draw: Tensor
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
@@ -208,24 +230,41 @@ class NVAE(nn.Module):
         return self.encoder.n_private
 
     @property
+    def n_classes(self) -> int:
+        """C."""
+        return self.classifier.logits.out_features
+
+    @property
     def n_blocks(self) -> int:
         """C, or 1 where the decoder sees no label."""
         return self.encoder.n_classes
 
-    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None) -> Pass:
+    def forward(
+        self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
+    ) -> Pass:
         """All networks at one draw of the shared latent and of the own block.
 
         Args:
-            inputs: what the encoder reads, (batch, features).
-            label: class of each sample, (batch,).
+            inputs: what the encoder reads, (batch, features): first the labelled samples, then the unlabelled ones.
+            label: class of each labelled sample, (labelled,).
             noise: standard normal, (batch, S + K).
             covariates: of each sample, (batch, …); None where the model has none.
+            n_likeliest: M, classes that an unlabelled sample is decoded under; their rows follow each other.
         """
-        posterior: Posterior = self.encoder(inputs, covariates)
+        posterior, class_log_prob = self.encoder(inputs, covariates), self.classifier(inputs, covariates)
+        if len(label) < len(inputs):
+            row = rows_of_decodes(len(inputs), len(label), n_likeliest, inputs.device)
+            likeliest = class_log_prob[len(label) :].topk(n_likeliest, dim=-1).indices
+            label = torch.cat([label, likeliest.flatten()])
+            posterior = Posterior(posterior.shared.take(row), posterior.private.take(row))
+            class_log_prob, noise = class_log_prob.index_select(0, row), noise.index_select(0, row)
+            covariates = None if covariates is None else covariates.take(row)
         block = self.block(label)
-        outputs = self.decoder(*self.draw(posterior, posterior.own(block), noise), block, covariates)
-        kl = posterior.private.kl()
-        return Pass(posterior.shared.kl(), kl, of_block(kl, block), outputs, self.classifier(inputs, covariates))
+        shared, own = self.draw(posterior, posterior.own(block), noise)
+        outputs, kl = self.decoder(shared, own, block, covariates), posterior.private.kl()
+        return Pass(
+            label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), outputs, class_log_prob
+        )
 
     def draw(self, posterior: Posterior, own: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z_s (batch, S) and the own block (batch, K) from standard normal noise (batch, S + K)."""

@@ -40,11 +40,14 @@ class Stack(nn.Module):
     def __len__(self) -> int:
         return len(self.weights[0])
 
-    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None) -> Pass:
+    def forward(
+        self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
+    ) -> Pass:
         """What `NVAE.forward` makes of (R, batch, …), model by model."""
+        shared = {"n_likeliest": n_likeliest}
 
         def one(weights: dict[str, Tensor], *arguments: Tensor | Covariates) -> Pass:
-            return functional_call(self._form[0], weights, arguments)  # type: ignore[no-any-return]
+            return functional_call(self._form[0], weights, arguments, shared)  # type: ignore[no-any-return]
 
         told = () if covariates is None else (covariates,)  # vmap maps no None
         return vmap(one)(dict(zip(self.names, self.weights, strict=True)), inputs, label, noise, *told)
