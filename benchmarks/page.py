@@ -86,7 +86,8 @@ def seeds_table() -> str:
 
 def quality_table() -> str:
     """results/quality.csv."""
-    return markdown(read("quality").astype(object).fillna("missed"))
+    found = read("quality").astype(object)
+    return markdown(found.where(found.notna(), "missed"))
 
 
 def first_layer_table() -> str:
