@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Task:
         n_draws: of z for a held-out log-likelihood.
         seed: of both.
         is_image: images, with convolutions; counts otherwise.
+        training: further training settings of ours.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Task:
     n_draws: int = 64
     seed: int = 0
     is_image: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def peak_mb() -> float:
@@ -83,7 +85,8 @@ class Ours:
         n_private = 2
         values: dict[str, dict[str, Any]] = {
             "model": {"hidden": [task.hidden], "n_shared": task.n_latent - n_private, "n_private": n_private},
-            "training": {"max_epochs": task.n_epochs, "batch_size": task.batch_size, "patience": None},
+            "training": {"max_epochs": task.n_epochs, "batch_size": task.batch_size, "patience": None}
+            | dict(task.training),
         }
         if task.is_image:
             values["model"] |= {"backbone": "conv", "channels": CHANNELS}
@@ -127,15 +130,16 @@ class Ours:
         return float(torch.cat(found).mean())
 
     @torch.no_grad()
-    def reconstruction(self) -> float:
-        """E_q log p(x|y,z) of held-out cells at one draw, nats a cell."""
+    def reconstruction(self) -> tuple[float, float]:
+        """E_q log p(x|y,z) of held-out cells at one draw, and their KL; nats a cell."""
         torch.manual_seed(0)
-        found = []
+        found, kl = [], []
         for batch in self.samples.chunks(CHUNK, self.rows["test"]):
             inputs = self.model.likelihood.encoder_input(batch.x, batch.library)
-            noise = torch.randn(batch.n, self.model.n_shared + self.model.n_private)
-            found.append(self.model.likelihood.log_prob(self.model(inputs, batch.label, noise).outputs, batch))
-        return float(torch.cat(found).mean())
+            made = self.model(inputs, batch.label, torch.randn(batch.n, self.model.n_shared + self.model.n_private))
+            found.append(self.model.likelihood.log_prob(made.outputs, batch))
+            kl.append(made.kl_shared.sum(-1) + made.kl_own.sum(-1))
+        return float(torch.cat(found).mean()), float(torch.cat(kl).mean())
 
     def _given(self, batch: Any, label: Tensor) -> Tensor:
         model, likelihood = self.model, self.model.likelihood
@@ -215,15 +219,18 @@ class ScviTools:
         return float(torch.cat(found).mean())
 
     @torch.no_grad()
-    def reconstruction(self) -> float:
-        """E_q log p(x|z) of held-out cells at one draw, nats a cell."""
+    def reconstruction(self) -> tuple[float, float]:
+        """E_q log p(x|z) of held-out cells at one draw, and their KL; nats a cell."""
         torch.manual_seed(0)
         module = self.model.module.eval()
         loader = self.model._make_data_loader(adata=self.adata, indices=self.rows["test"], batch_size=CHUNK)
-        passes = ((module.forward(tensors, compute_loss=False)[1]["px"], tensors["X"]) for tensors in loader)
-        found = [px.log_prob(x).sum(-1) for px, x in passes]
+        found, kl = [], []
+        for tensors in loader:
+            inferred, generated = module.forward(tensors, compute_loss=False)
+            found.append(generated["px"].log_prob(tensors["X"]).sum(-1))
+            kl.append(torch.distributions.kl_divergence(inferred["qz"], generated["pz"]).sum(-1))
         module.train()
-        return float(torch.cat(found).mean())
+        return float(torch.cat(found).mean()), float(torch.cat(kl).mean())
 
     def _log_prior(self, module: Any, z: Tensor, label: Tensor) -> Tensor:
         if self.name == "scvi":

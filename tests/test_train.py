@@ -105,6 +105,20 @@ def test_early_stopping_waits_for_the_warm_up_and_then_for_patience() -> None:
     assert last == model.card.best_epoch + 3
 
 
+def test_a_falling_learning_rate_starts_as_a_constant_one_and_ends_at_rest() -> None:
+    def history(schedule: str) -> np.ndarray:
+        values = {"max_epochs": 40, "batch_size": 64, "warmup_share": 0.1, "patience": None, "learning_rate": 0.02}
+        fitted = FitSettings.model_validate(
+            {"model": {"hidden": [16]}, "training": values | {"learning_rate_schedule": schedule}}
+        )
+        table = train_model(prepared_features(), fitted, 0).history
+        return table.loc[table["split"] == "validation", "elbo"].to_numpy()
+
+    constant, cosine = history("constant"), history("cosine")
+    assert cosine[0] == pytest.approx(constant[0], rel=1e-2)
+    assert np.abs(np.diff(cosine[-4:])).max() < 0.2 * np.abs(np.diff(constant[-4:])).max()
+
+
 def test_the_best_weights_are_in_the_network_at_the_end() -> None:
     model = train_model(prepared_features(), fit_settings(12, hidden=[16]), 0)
     samples = to_samples(prepared_features(), CLASSES)
