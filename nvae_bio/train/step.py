@@ -38,7 +38,7 @@ from nvae_bio.trained import ModelCard, TrainedModel, save_model
 logger = logging.getLogger(__name__)
 
 STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/seeds.py measures)
-SPARSE_DENSITY = 0.08  # of counts that are not 0; a sparse first layer is faster below (benchmarks/first_layer.py)
+SPARSE_DENSITY = 0.06  # of counts that are not 0; a sparse first layer is faster below (benchmarks/first_layer.py)
 MOMENT_ROWS = 256  # samples at a time for the moments, which are summed in float64
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
