@@ -1,14 +1,13 @@
-"""A dense first layer against a sparse one, along density: `python -m benchmarks.first_layer`.
+"""A training step with a dense first layer and with a sparse one, along density: `python -m benchmarks.first_layer`.
 
-Each turn takes a batch of counts from memory, scales it by log(1 + x), multiplies it with the first layer's weights and
-forms the gradient of those weights: once from bytes through dense products, and once from compressed rows through
-sparse ones. One thread. Written to results/first_layer.csv.
+The product's own steps on the same counts, in turns: one epoch with each form of the layer. Written to
+results/first_layer.csv; `SPARSE_DENSITY` of nvae_bio/train/step.py was chosen by it.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,86 +15,71 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
-from torch import Tensor
 
+from benchmarks.data import as_prepared
+from nvae_bio.config import FitSettings
 from nvae_bio.data.files import atomic_path
-from nvae_bio.data.packed import SparseRows
-from nvae_bio.model.kernels import log1p_scaled
+from nvae_bio.data.samples import to_samples
+from nvae_bio.machine import matmul_precision, reproducible
+from nvae_bio.model import NVAE, build_nvae
+from nvae_bio.train.loop import train_steps
+from nvae_bio.train.step import feature_moments, labelled_rows
 
 RESULTS = Path(__file__).parent / "results" / "first_layer.csv"
-N_ROWS, BATCH, WIDTH = 4_096, 128, 256  # two trunks of 128 units read the same input
+N_CELLS, N_CLASSES, BATCH, HIDDEN = 4_096, 5, 128, 128
 GENES = (2_000, 5_000)
-DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2)
-N_TURNS, N_STEPS = 7, 40
-
-
-def starts(place: Tensor, n: int) -> Tensor:
-    """Where each of n rows starts among entries that lie row by row, (n + 1,), from the row of each entry."""
-    return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=n).cumsum(0)])
+DENSITIES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.15)
+THREADS, N_TURNS = (1, 2), 8
 
 
 class Case:
-    """Counts of one size and density, in both forms, and what a step of either does with them."""
+    """Counts of one size and density, and a model of each form that starts at the same weights."""
 
     def __init__(self, n_genes: int, density: float) -> None:
         rng = np.random.default_rng(0)
-        self.bytes = torch.from_numpy(
-            np.where(rng.random((N_ROWS, n_genes)) < density, 1 + rng.poisson(1, (N_ROWS, n_genes)), 0).astype(np.uint8)
-        )
-        sparse = self.bytes.to_sparse_csr()
-        self.rows = SparseRows(sparse.crow_indices(), sparse.col_indices(), sparse.values())
-        self.weight, self.gradient = torch.randn(WIDTH, n_genes), torch.randn(BATCH, WIDTH)
-        self.transposed = self.weight.T.contiguous()
-        self.scale = torch.ones(BATCH)
-        self.order = torch.from_numpy(rng.permutation(N_ROWS))
+        shape = (N_CELLS, n_genes)
+        counts = np.where(rng.random(shape) < density, 1 + rng.poisson(1, shape), 0).astype(np.float32)
+        prepared = as_prepared(scipy.sparse.csr_matrix(counts), rng.integers(0, N_CLASSES, N_CELLS), 0)
+        self.samples = to_samples(prepared, list(prepared.uns["nvae_data"]["classes"]))
+        self.rows = labelled_rows(prepared, self.samples, "train")
+        values = {"model": {"hidden": [HIDDEN]}, "training": {"batch_size": BATCH}}
+        self.settings = FitSettings.model_validate(values)
+        self.dense, self.sparse = (self._model(is_sparse=is_sparse) for is_sparse in (False, True))
 
-    def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden units and the gradient of the weights, (BATCH, WIDTH) and (WIDTH, genes)."""
-        x = log1p_scaled(self.bytes.index_select(0, rows).float(), self.scale)
-        return x @ self.weight.T, self.gradient.T @ x
+    def _model(self, *, is_sparse: bool) -> NVAE:
+        torch.manual_seed(0)
+        n_genes = self.samples.matrix.n_features
+        model = build_nvae(self.settings.model, "negative_binomial", n_genes, N_CLASSES, is_sparse=is_sparse)
+        model.fit_output_bias(feature_moments(self.samples, self.rows))
+        return model
 
-    def sparse(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, the gradient as (genes, WIDTH)."""
-        taken, shape = self.rows.take(rows), (len(rows), self.bytes.shape[1])
-        value, by_column = torch.log1p(taken.value.float()), torch.argsort(taken.column, stable=True)
-        x = torch.sparse_csr_tensor(starts(taken.row, shape[0]), taken.column, value, shape, check_invariants=False)
-        turned = torch.sparse_csr_tensor(
-            starts(taken.column, shape[1]), taken.row[by_column], value[by_column], shape[::-1], check_invariants=False
-        )
-        return x @ self.transposed, turned @ self.gradient
-
-    def check(self) -> None:
-        """Both ways give the same numbers."""
-        for ours, theirs in zip(self.dense(self.order[:BATCH]), self.sparse(self.order[:BATCH]), strict=True):
-            assert torch.allclose(ours, theirs if ours.shape == theirs.shape else theirs.T, atol=1e-3)
-
-    def seconds(self, step: Callable[[Tensor], object]) -> float:
-        """Of one step, over `N_STEPS` batches."""
+    def seconds(self, model: NVAE) -> float:
+        """Of one step, over an epoch."""
         start = time.perf_counter()
-        for number in range(N_STEPS):
-            place = number * BATCH % N_ROWS
-            step(self.order[place : place + BATCH])
-        return (time.perf_counter() - start) / N_STEPS
+        n_steps = sum(1 for _ in train_steps([model], self.samples, self.rows, self.settings, [0]))
+        return (time.perf_counter() - start) / n_steps
 
 
-def line(n_genes: int, density: float) -> dict[str, Any]:
-    """Medians over turns; the first turn warms up."""
-    case = Case(n_genes, density)
-    case.check()
-    turns = [(case.seconds(case.dense), case.seconds(case.sparse)) for _ in range(N_TURNS)][1:]
+def line(threads: int, n_genes: int, density: float) -> dict[str, Any]:
+    """Medians over turns, and the spread of the ratio; the first turn warms up."""
+    with reproducible(threads), matmul_precision("high"):
+        case = Case(n_genes, density)
+        turns = [(case.seconds(case.dense), case.seconds(case.sparse)) for _ in range(N_TURNS)][1:]
     dense, sparse = (1e6 * median(part) for part in zip(*turns, strict=True))
+    ratios = [b / a for a, b in turns]
     return {
-        "n_genes": n_genes, "density": density, "batch_size": BATCH, "width": WIDTH, "dense_us": round(dense),
-        "sparse_us": round(sparse), "ratio": round(median(b / a for a, b in turns), 2),
+        "threads": threads, "n_genes": n_genes, "density": density, "batch_size": BATCH, "hidden": HIDDEN,
+        "dense_us": round(dense), "sparse_us": round(sparse), "ratio": round(median(ratios), 2),
+        "ratio_low": round(min(ratios), 2), "ratio_high": round(max(ratios), 2),
     }  # fmt: skip
 
 
 @click.command(help=__doc__)
 def main() -> None:
     """All lines."""
-    torch.set_num_threads(1)
-    rows = [line(n_genes, density) for n_genes in GENES for density in DENSITIES]
+    rows = [line(*case) for case in itertools.product(THREADS, GENES, DENSITIES)]
     with atomic_path(RESULTS) as part:
         pd.DataFrame(rows).to_csv(part, index=False)
     click.echo(pd.DataFrame(rows).to_string(index=False))

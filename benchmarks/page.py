@@ -76,12 +76,16 @@ def exponent_table() -> str:
     return markdown(pd.DataFrame(rows).rename(columns={"scvi": "SCVI", "scanvi": "SCANVI"}).fillna("–"))
 
 
+def _with_spread(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of medians with the least and the largest value beside each, which have columns of their own."""
+    middle, low, high = (table[column + end].map("{:.2f}".format) for end in ("", "_low", "_high"))
+    shown = table.assign(**{column: middle + " (" + low + "–" + high + ")"})
+    return shown.drop(columns=[column + "_low", column + "_high"])
+
+
 def seeds_table() -> str:
     """results/seeds.csv."""
-    found = read("seeds")
-    share = found["share"].map("{:.2f}".format)
-    spread = found["share_low"].map("{:.2f}".format) + "–" + found["share_high"].map("{:.2f}".format)
-    return markdown(found.assign(share=share + " (" + spread + ")").drop(columns=["share_low", "share_high"]))
+    return markdown(_with_spread(read("seeds"), "share"))
 
 
 def quality_table() -> str:
@@ -92,7 +96,7 @@ def quality_table() -> str:
 
 def first_layer_table() -> str:
     """results/first_layer.csv."""
-    return markdown(read("first_layer"))
+    return markdown(_with_spread(read("first_layer"), "ratio"))
 
 
 def workflow_table() -> str:

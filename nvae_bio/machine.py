@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,19 +75,26 @@ def matmul_precision(name: str) -> Iterator[None]:
 def reproducible(n_threads: int) -> Iterator[None]:
     """Fixed thread count and deterministic kernels inside the block; torch is left as it was found.
 
+    With such kernels torch would fill new memory with NaN, to show what is read before it is written; that took a
+    twentieth of a training step and is off.
+
     Numbers below 1e-38 become 0 in it: the moments that Adam keeps of a unit that is silent for good decay to such
     numbers after some 800 steps, and processors take a hundred times longer over them. Threads that torch starts within
     the block do the same; those that it started before do not, and are slower for it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic  # its attribute is made as torch is imported: mypy sees none
+    filled = memory.fill_uninitialized_memory
     flushed = not torch.tensor(1e-30).mul(1e-10).item()
     torch.set_num_threads(n_threads)
     torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(flushed)
+        memory.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)

@@ -79,7 +79,7 @@ class ModelCard(Settings):
         return build_nvae(
             self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape,
             CovariateForm([one.share for one in self.covariates.categorical], len(self.covariates.continuous)),
-            self.covariates.n_batches,
+            self.covariates.n_batches, is_sparse=self.settings.training.first_layer == "sparse",
         )  # fmt: skip
 
 

@@ -128,9 +128,11 @@ def test_threads_and_kernels_are_restored_after_an_error() -> None:
     with pytest.raises(KeyError), reproducible(threads + 1):
         assert torch.get_num_threads() == threads + 1
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
         raise KeyError
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -105,7 +105,9 @@ def hidden_layers(weights: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tens
     for i in range(0, 100, 2):
         if f"{prefix}.{i}.bias" not in weights:
             return x
-        x = (x @ weights[f"{prefix}.{i}.weight"].T + weights[f"{prefix}.{i}.bias"]).clamp(min=0)
+        weight = weights[f"{prefix}.{i}.weight"]
+        is_turned = i == 0 and prefix.endswith("trunk")  # the first layer of a trunk holds (n_in, n_out)
+        x = (x @ (weight if is_turned else weight.T) + weights[f"{prefix}.{i}.bias"]).clamp(min=0)
     raise AssertionError
 
 

@@ -183,6 +183,12 @@ class TrainingSettings(Settings):
         description="of float32 matrix products in training, by torch's names: `highest`: float32; `high`: TF32 on a "
         "GPU; `medium`: bfloat16 where the processor has it. Likelihood, KL and all that is reported are float32",
     )
+    first_layer: Literal["auto", "dense", "sparse"] = Field(
+        "auto",
+        description="of encoder and classifier. `sparse`: on a CPU, counts that are 0 do not go through it, which "
+        "changes the last bits of a result; elsewhere, and where seeds are trained as a stack, it is `dense`. `auto`: "
+        "whichever is faster at the data's share of counts that are not 0; the model's card says which it was",
+    )
     stack_seeds: bool = Field(
         False,
         description="train all seeds of a run in one job, which costs less work than one job a seed but is not spread "

@@ -88,6 +88,13 @@ class PackedMatrix:
         return held + self.listed.n_bytes + (0 if self.log_factorial is None else 8 * len(self.log_factorial))
 
     @property
+    def density(self) -> float:
+        """Share of the entries that are not 0."""
+        values = self.values.value if isinstance(self.values, SparseRows) else self.values
+        n_nonzero = int(torch.count_nonzero(values)) + len(self.listed.value)
+        return n_nonzero / max(len(self) * self.n_features, 1)
+
+    @property
     def is_bytes(self) -> bool:
         """Whether all values are k/255."""
         return self.divisor == BYTE

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_bio.errors import UserError
+from nvae_bio.model.sparse import FirstLayer, Inputs
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 
@@ -30,9 +31,9 @@ class DenseTrunk(nn.Sequential):
     """`dense_layers` whose first one takes an offset before its ReLU: what covariates add to it."""
 
     def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__(*dense_layers(widths))
+        super().__init__(FirstLayer(*widths[:2]), nn.ReLU(), *dense_layers(widths[1:]))
 
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x: Inputs, offset: Tensor | None = None) -> Tensor:
         """Features, (batch, widths[-1]), of x (batch, widths[0]) and an offset (…, widths[1])."""
         first, *layers = self
         hidden: Tensor = first(x) if offset is None else first(x) + offset

@@ -109,7 +109,8 @@ def _ratio(p: Any, scale: Any, inverse: Any, t: Any) -> None:
 
 
 @njit(fastmath=EXACT, error_model="numpy")
-def _log1p_of(t: Any, out: Any) -> None:
+def log1p_of(t: Any, out: Any) -> None:
+    """log(1 + t) of t ≥ 0; compiled, for other loops to call."""
     for g in range(t.shape[0]):
         out[g] = _log1p(t[g])
 
@@ -235,7 +236,7 @@ def _row(
     p, t, log1p_t, place = np.empty(n_means, F), np.empty(n, F), np.empty(n, F), np.empty(n, np.uint32)
     scale, shift, norm = _scale_of(z, log_library, normalised, p)
     _ratio(p, scale, inverse, t)
-    _log1p_of(t, log1p_t)
+    log1p_of(t, log1p_t)
     _places(stored, start, place)
     value = _sum_at(rising, place)
     if inflated:
@@ -312,10 +313,10 @@ def _log1p_scaled(x: Any, scale: Any, out: Any) -> None:
     for row in prange(x.shape[0]):
         scaled = np.empty(x.shape[1], F)
         _scale(x[row], scale[row], scaled)
-        _log1p_of(scaled, out[row])
+        log1p_of(scaled, out[row])
 
 
-def _run(loop: Callable[..., None], *parts: Tensor | bool) -> None:
+def run_loop(loop: Callable[..., None], *parts: Tensor | bool) -> None:
     """A loop over rows, on as many threads as torch has; each row is done by one, so their number changes no result."""
     n_threads = torch.get_num_threads()
     numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
@@ -327,7 +328,7 @@ def _run(loop: Callable[..., None], *parts: Tensor | bool) -> None:
 def log1p_scaled(x: Tensor, scale: Tensor) -> Tensor:
     """log(1 + x · scale) of x ≥ 0, (n, features), and a scale a row, (n,); float32 on the CPU, without a gradient."""
     out = torch.empty(x.shape)
-    _run(_log1p_scaled, x, scale, out)
+    run_loop(_log1p_scaled, x, scale, out)
     return out
 
 
@@ -354,11 +355,10 @@ def _climb(start: Any, step: Any, dispersion: Any, rising: Any, by_rising: Any) 
 
 def climb(start: Tensor, step: Tensor, dispersion: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """`kernels.climb` for float32 on the CPU: `start` (features,), `step` (steps,), `dispersion` (groups, features)."""
-    rising, by_rising = torch.empty(len(dispersion), len(step)), None
-    if with_gradient:
-        by_rising = torch.empty_like(rising)
+    rising = torch.empty(len(dispersion), len(step))
+    by_rising = torch.empty_like(rising) if with_gradient else None
     unwanted = torch.empty(len(dispersion), 0)
-    _run(_climb, start, step, dispersion, rising, unwanted if by_rising is None else by_rising)
+    run_loop(_climb, start, step, dispersion, rising, unwanted if by_rising is None else by_rising)
     return rising, by_rising
 
 
@@ -384,7 +384,7 @@ def negative_binomial(
     shapes = ((len(x), 0), (len(x), 0)) if by_rising is None else (outputs.shape, x.shape)
     by_outputs, by_dispersion = (torch.empty(shape) for shape in shapes)
     unwanted = rising if by_rising is None else by_rising
-    _run(
+    run_loop(
         _rows, outputs, normalised, log_library, x, stored, start.view(torch.uint32), index, dispersion,
         dispersion.reciprocal(), rising, unwanted, value, by_outputs, by_dispersion,
     )  # fmt: skip
@@ -396,5 +396,5 @@ def poisson(
 ) -> tuple[Tensor, Tensor | None]:
     """log p(x) + log x! of each row, and its gradient by the logits; arguments as of `negative_binomial`."""
     value, by_logits = torch.empty(len(logits)), torch.empty(logits.shape if with_gradient else (len(logits), 0))
-    _run(_poisson_rows, logits, normalised, log_library, x, value, by_logits)
+    run_loop(_poisson_rows, logits, normalised, log_library, x, value, by_logits)
     return value, by_logits if with_gradient else None

@@ -22,13 +22,14 @@ def in_full_precision(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
-def _is_fused(number: Tensor) -> bool:
+def is_fused(number: Tensor) -> bool:
+    """Whether the compiled loops take it: float32 on the CPU."""
     return number.device.type == "cpu" and number.dtype == torch.float32
 
 
 def log1p_scaled(x: Tensor, scale: Tensor) -> Tensor:
     """log(1 + x · scale) of counts x (…, features) and a scale for each sample (…,), without a gradient."""
-    if not _is_fused(x):
+    if not is_fused(x):
         return torch.log1p(x * scale[..., None])
     return fused.log1p_scaled(x.reshape(-1, x.shape[-1]), scale.reshape(-1)).view_as(x)
 
@@ -49,7 +50,7 @@ def climb(ladder: CountLadder, log_dispersion: Tensor, *, with_gradient: bool) -
     Returns:
         Two tensors of (groups, steps); the second is None if not wanted.
     """
-    if _is_fused(log_dispersion):
+    if is_fused(log_dispersion):
         return fused.climb(ladder.start, ladder.step, log_dispersion.exp(), with_gradient=with_gradient)
     dispersion = log_dispersion.exp()[:, ladder.feature]
     step, place = ladder.step.to(dispersion.dtype), ladder.step.long()
@@ -149,7 +150,7 @@ class _NegativeBinomial(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         tables = climb(counts.ladder, log_dispersion, with_gradient=wanted)
         dispersion, start = log_dispersion.exp(), counts.ladder.start
-        if _is_fused(outputs):
+        if is_fused(outputs):
             known = (outputs, normalised, log_library, x)
             found = fused.negative_binomial(*known, counts.step, start, group, dispersion, *tables)
         else:
@@ -247,7 +248,7 @@ class _Poisson(torch.autograd.Function):
         ctx: Any, logits: Tensor, x: Tensor, log_factorial: Tensor, log_library: Tensor, normalised: bool
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0]
-        if _is_fused(logits):
+        if is_fused(logits):
             value, by_logits = fused.poisson(logits, normalised, log_library, x, with_gradient=wanted)
         else:
             log_mean, log_norm = _log_means(logits, log_library, normalised)

@@ -31,6 +31,7 @@ from nvae_bio.model.distributions import (
 )
 from nvae_bio.model.kernels import in_full_precision, log1p_scaled, negative_binomial_log_prob, poisson_log_prob
 from nvae_bio.model.pixel_kernels import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
+from nvae_bio.model.sparse import SparseInputs
 
 LOG_DISPERSION_RANGE = (-10.0, 16.0)
 LOG_STD_RANGE = (-6.0, 6.0)
@@ -149,8 +150,15 @@ class CountLikelihood(Likelihood):
 
     def encoder_input(self, x: Tensor, library: Tensor | None) -> Tensor:
         """log(1 + counts per median library)."""
+        return log1p_scaled(x, self._scale(library))
+
+    def sparse_input(self, x: Tensor, library: Tensor | None) -> SparseInputs:
+        """The same without its zeros, of x (batch, n_features), float32 on the CPU."""
+        return SparseInputs.log1p_scaled(x, self._scale(library))
+
+    def _scale(self, library: Tensor | None) -> Tensor:
         assert library is not None
-        return log1p_scaled(x, (self.log_reference[..., None] - library.log()).exp())
+        return (self.log_reference[..., None] - library.log()).exp()
 
     def effect(self, low: FeatureDistribution, high: FeatureDistribution) -> Tensor:
         """log2 fold change of 1 + expected counts: the 1 keeps genes of a few stray counts from leading the list."""

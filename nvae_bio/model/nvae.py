@@ -18,7 +18,9 @@ from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
 from nvae_bio.model.covariates import CovariateEffect, CovariateForm
 from nvae_bio.model.distributions import FeatureDistribution
-from nvae_bio.model.likelihoods import FeatureMoments, Likelihood, make_likelihood
+from nvae_bio.model.kernels import is_fused
+from nvae_bio.model.likelihoods import CountLikelihood, FeatureMoments, Likelihood, make_likelihood
+from nvae_bio.model.sparse import Inputs
 
 LOG_STD_RANGE = (-8.0, 3.0)
 
@@ -121,7 +123,7 @@ class Encoder(nn.Module):
         self.n_shared, self.n_classes, self.n_private = n_shared, n_classes, n_private
         self.moments = nn.Linear(width, 2 * (n_shared + n_classes * n_private))
 
-    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Posterior:
+    def forward(self, x: Inputs, covariates: Covariates | None = None) -> Posterior:
         """The posterior of each sample of x, (batch, features)."""
         offset = None if self.effect is None else self.effect(covariates)
         mean, log_std = self.moments(self.trunk(x, offset)).chunk(2, dim=-1)
@@ -141,7 +143,7 @@ class Classifier(nn.Module):
         self.trunk, self.effect = trunk, effect
         self.logits = nn.Linear(width, n_classes)
 
-    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Tensor:
+    def forward(self, x: Inputs, covariates: Covariates | None = None) -> Tensor:
         """Log-probabilities, (batch, C)."""
         offset = None if self.effect is None else self.effect(covariates)
         return F.log_softmax(self.logits(self.trunk(x, offset)), dim=-1)
@@ -210,14 +212,21 @@ class NVAE(nn.Module):
         decoder: outputs for the likelihood.
         likelihood: p(x | outputs).
         uses_label: False for `vae`, whose decoder sees one class for all.
+        is_sparse: whether only counts that are not 0 go through the first layer, where it reads float32 on the CPU.
     """
 
     def __init__(
-        self, encoder: Encoder, classifier: Classifier, decoder: Decoder, likelihood: Likelihood, uses_label: bool
+        self,
+        encoder: Encoder,
+        classifier: Classifier,
+        decoder: Decoder,
+        likelihood: Likelihood,
+        uses_label: bool,
+        is_sparse: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.classifier, self.decoder, self.likelihood = encoder, classifier, decoder, likelihood
-        self.uses_label = uses_label
+        self.uses_label, self.is_sparse = uses_label, is_sparse
 
     @property
     def n_shared(self) -> int:
@@ -240,12 +249,12 @@ class NVAE(nn.Module):
         return self.encoder.n_classes
 
     def forward(
-        self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
+        self, inputs: Inputs, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
     ) -> Pass:
         """All networks at one draw of the shared latent and of the own block.
 
         Args:
-            inputs: what the encoder reads, (batch, features): first the labelled samples, then the unlabelled ones.
+            inputs: what `NVAE.inputs` gives, (batch, features): first the labelled samples, then the unlabelled ones.
             label: class of each labelled sample, (labelled,).
             noise: standard normal, (batch, S + K).
             covariates: of each sample, (batch, …); None where the model has none.
@@ -253,7 +262,7 @@ class NVAE(nn.Module):
         """
         posterior, class_log_prob = self.encoder(inputs, covariates), self.classifier(inputs, covariates)
         if len(label) < len(inputs):
-            row = rows_of_decodes(len(inputs), len(label), n_likeliest, inputs.device)
+            row = rows_of_decodes(len(inputs), len(label), n_likeliest, noise.device)
             likeliest = class_log_prob[len(label) :].topk(n_likeliest, dim=-1).indices
             label = torch.cat([label, likeliest.flatten()])
             posterior = Posterior(posterior.shared.take(row), posterior.private.take(row))
@@ -266,9 +275,15 @@ class NVAE(nn.Module):
             label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), outputs, class_log_prob
         )
 
+    def inputs(self, x: Tensor, library: Tensor | None) -> Inputs:
+        """What the encoder and the classifier read of x, (batch, features)."""
+        if self.is_sparse and isinstance(self.likelihood, CountLikelihood) and is_fused(x):
+            return self.likelihood.sparse_input(x, library)
+        return self.likelihood.encoder_input(x, library)
+
     def infer(self, batch: Batch) -> tuple[Posterior, Tensor]:
         """q(z | x), and log q(y | x), (batch, C), of samples as they lie in the data."""
-        inputs = self.likelihood.encoder_input(batch.x, batch.library)
+        inputs = self.inputs(batch.x, batch.library)
         return self.encoder(inputs, batch.covariates), self.classifier(inputs, batch.covariates)
 
     def draw(self, posterior: Posterior, own: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,6 +321,8 @@ def build_nvae(
     image: Sequence[int] | None = None,
     covariates: CovariateForm | None = None,
     n_batches: int = 0,
+    *,
+    is_sparse: bool = False,
 ) -> NVAE:
     """An untrained model, its weights drawn from torch's global random state.
 
@@ -317,6 +334,7 @@ def build_nvae(
         image: (channels, height, width) in pixels, for the `conv` backbone.
         covariates: what the data set has; which networks are told them is a setting.
         n_batches: levels of the data set's batch, for a dispersion in each; 0 where it has none.
+        is_sparse: whether zeros among counts are left out of the first layer.
 
     Raises:
         UserError: the images are too small for so many conv stages, or batches are needed and there are none.
@@ -343,4 +361,5 @@ def build_nvae(
         Decoder(Composition(n_shared, n_blocks, n_private, width, effect(width, told=decoded)), head, n_outputs),
         likelihood_part,
         uses_label,
+        is_sparse,
     )

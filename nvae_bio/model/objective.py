@@ -155,7 +155,7 @@ def elbo_terms(
         x, library = x.index_select(-2, first), None if library is None else library.index_select(-1, first)
         told = None if told is None else Covariates(*(part.index_select(-2, first) for part in told))
         label = label[..., :n_labelled]
-    found: Pass = model(likelihood.encoder_input(x, library), label, noise, told, n_likeliest)
+    found: Pass = model(model.inputs(x, library), label, noise, told, n_likeliest)
     return ElboTerms(
         label=found.label,
         log_likelihood=likelihood.log_prob(found.outputs, batch),

@@ -40,6 +40,10 @@ class Stack(nn.Module):
     def __len__(self) -> int:
         return len(self.weights[0])
 
+    def inputs(self, x: Tensor, library: Tensor | None) -> Tensor:
+        """What the encoders and the classifiers read of x, (R, batch, features): never sparse."""
+        return self.likelihood.encoder_input(x, library)
+
     def forward(
         self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
     ) -> Pass:

@@ -38,6 +38,7 @@ from nvae_bio.trained import ModelCard, TrainedModel, save_model
 logger = logging.getLogger(__name__)
 
 STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/seeds.py measures)
+SPARSE_DENSITY = 0.06  # of counts that are not 0; a sparse first layer is faster below (benchmarks/first_layer.py)
 MOMENT_ROWS = 256  # samples at a time for the moments, which are summed in float64
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
@@ -99,6 +100,22 @@ def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
     )
 
 
+def first_layer(samples: Samples, settings: TrainingSettings, device: torch.device, n_stacked: int) -> str:
+    """`sparse` or `dense`: what the setting wants where a sparse one can be, or what is faster with these data.
+
+    Args:
+        samples: all samples.
+        settings: of the training.
+        device: to train on.
+        n_stacked: models that are trained side by side.
+    """
+    if samples.library is None or device.type != "cpu" or n_stacked > 1:
+        return "dense"
+    if settings.first_layer != "auto":
+        return settings.first_layer
+    return "sparse" if samples.matrix.density < SPARSE_DENSITY else "dense"
+
+
 def train_model(
     prepared: AnnData, settings: FitSettings | None = None, seed: int = 0, *, progress: bool | None = None
 ) -> TrainedModel:
@@ -150,12 +167,14 @@ def train_models(
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
         unlabelled = unlabelled_rows(prepared, samples, settings.training)
         moments = feature_moments(samples, torch.cat([train, unlabelled]))
+    pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
+    together = len(seeds) if pays else 1
+    settings = settings.with_training(first_layer=first_layer(samples, settings.training, device, together))
+    card = card.model_copy(update={"settings": settings})
     networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
     if fits(samples.matrix.n_bytes, device):
         samples, train, validation = samples.to(device), train.to(device), validation.to(device)
         unlabelled = unlabelled.to(device)
-    pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
-    together = len(seeds) if pays else 1
     if settings.training.n_threads == "auto":
         steps = partial(train_steps, samples=samples, train=train, seeds=seeds[:together], unlabelled=unlabelled)
         n_threads = _faster_threads(settings, networks[:together], steps, device)
