@@ -143,8 +143,8 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam step size; above 0")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant",
-        description="`cosine`: it falls along half a cosine, to 0 at the end of `max_epochs`; set those to what training "
-        "needs, such as 100 for a few thousand samples",
+        description="`cosine`: it falls along half a cosine, to 0 at the end of `max_epochs`; set those to what the "
+        "training needs, such as 100 for a few thousand samples",
     )
     warmup_share: float = Field(
         0.25,
