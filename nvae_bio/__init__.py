@@ -3,9 +3,11 @@
 The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
 
     prepared = nvae_bio.prepare_data(settings, adata)
-    trained = nvae_bio.train_model(prepared)
+    trained = nvae_bio.train_model(prepared, settings)
     embedded = nvae_bio.embed_data(prepared, trained)
-    factors = nvae_bio.report_factors([embedded])
+    base = nvae_bio.train_model(prepared, settings.base)
+    null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, refit=i) for i in range(20))
+    factors = nvae_bio.report_factors([embedded], null=null)
     samples = nvae_bio.generate_samples(trained, prepared)
 """
 
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nvae_bio.embed import embed_data
-    from nvae_bio.factors import report_factors
+    from nvae_bio.factors import refit_null, report_factors
     from nvae_bio.generate import generate_samples, traverse_factors
     from nvae_bio.prepare import prepare_data
     from nvae_bio.train import train_model, train_models
@@ -32,6 +34,7 @@ _HOMES = {
     "load_model": "trained",
     "save_model": "trained",
     "embed_data": "embed",
+    "refit_null": "factors",
     "report_factors": "factors",
     "generate_samples": "generate",
     "traverse_factors": "generate",
@@ -43,6 +46,7 @@ __all__ = [
     "generate_samples",
     "load_model",
     "prepare_data",
+    "refit_null",
     "report_factors",
     "save_model",
     "train_model",

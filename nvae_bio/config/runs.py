@@ -12,6 +12,7 @@ from nvae_bio.config.datasets import Dataset
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
 LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
+NullKind = Literal["no_private", "no_factor", "permuted_labels", "permuted_features"]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
     "counts": ("negative_binomial",),
     "images": ("bernoulli", "gaussian"),
@@ -138,11 +139,29 @@ class ReportSettings(Settings):
 
     n_bootstrap: int = Field(1000, ge=100, description="bootstrap resamples of an interval; at least 100")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
-    null_quantile: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        description="quantile of the KL of structurally empty dims that a factor must pass, 0.5 to 1",
+    null: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
+        "no_private",
+        description="data on which the run is refitted to see what its detector finds where no class has a factor of its "
+        "own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets factors "
+        "pass that S has no room for, the second destroys shared factors too) and are here to show it",
+    )
+    n_refits: NonNegativeInt = Field(
+        20,
+        description="refits on null data, at most; each is a training of its own. Their values are pooled over classes "
+        "of like size, so the smallest p is about 1 / (refits × such classes). A fifth as many, on data without any "
+        "factor, test the shared dims. 0: nothing is called",
+    )
+    fdr: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="false discovery rate of the calls, above 0 to 0.5; in families, see docs/model.md",
+    )
+    agreement: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="|cos| of their effects from which on private factors of different classes count as one; to 1",
     )
     min_kl: float = Field(
         0.01,
@@ -171,6 +190,16 @@ class FitSettings(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @property
+    def base(self) -> FitSettings:
+        """Of the model without private latents from which null data are drawn."""
+        if not self.model.n_private:
+            return self
+        values = self.model.model_dump() | {"variant": "cvae", "n_private": 0}
+        if not self.model.n_shared:
+            values["n_shared"] = self.model.n_private  # held at class means, so that their number matters little
+        return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
+
     def with_training(self, **values: int) -> FitSettings:
         """The same with other values of `training`."""
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
@@ -184,6 +213,19 @@ class RunSettings(FitSettings):
     embedding: EmbeddingSettings = EmbeddingSettings()
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @property
+    def refits(self) -> dict[NullKind, int]:
+        """How many refits of each kind the report needs.
+
+        Without a shared latent there is one kind: null data without any factor. Without a label, no class has a factor
+        of its own.
+        """
+        n, few = self.report.n_refits, -(-self.report.n_refits // 5)
+        if n == 0:
+            return {}
+        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": few}}
+        return by_variant.get(self.model.variant, {self.report.null: n, "no_factor": few})
 
     @property
     def fit(self) -> FitSettings:

@@ -16,7 +16,7 @@ from nvae_bio.plot.images import as_picture
 from nvae_bio.plot.style import EFFECT_CMAP, KL_CMAP, OKABE_ITO, make_panels, say
 
 MAX_FACTORS = 24
-MARK = {"active": "*", "inactive": "", "undecided": "?"}
+MARK = {"active": "*", "inactive": "", "untested": "?"}
 
 
 def _heatmap(ax: Axes, kl: np.ndarray, rows: Sequence[str], columns: Sequence[str], vmax: float) -> None:
@@ -60,7 +60,7 @@ def _kl_panels(report: AnnData, kind: str, transpose: bool) -> Figure:
 
 
 def plot_private_kl(report: AnnData) -> Figure:
-    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an undecided one."""
+    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an untested one."""
     return _kl_panels(report, "private", transpose=True)
 
 
