@@ -88,7 +88,7 @@ class Ours:
         if task.is_image:
             values["model"] |= {"backbone": "conv", "channels": CHANNELS}
         self.settings = FitSettings.model_validate(values)
-        likelihood, image = ("bernoulli", IMAGE_SHAPE) if task.is_image else ("negative_binomial", None)
+        likelihood, image = ("cross_entropy", IMAGE_SHAPE) if task.is_image else ("negative_binomial", None)
         with reproducible(task.threads), open_prepared(task.path) as prepared:
             self.classes = [str(name) for name in prepared.uns[schema.DATA]["classes"]]
             self.samples = to_samples(prepared, self.classes)

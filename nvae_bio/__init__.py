@@ -9,6 +9,8 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, refit=i) for i in range(20))
     factors = nvae_bio.report_factors([embedded], null=null)
     samples = nvae_bio.generate_samples(trained, prepared)
+
+Data with a known truth: `simulate_counts`, `simulate_images`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from nvae_bio.factors import refit_null, report_factors
     from nvae_bio.generate import generate_samples, traverse_factors
     from nvae_bio.prepare import prepare_data
+    from nvae_bio.simulate import simulate_counts, simulate_images
     from nvae_bio.train import train_model, train_models
     from nvae_bio.trained import TrainedModel, load_model, save_model
 
@@ -38,6 +41,8 @@ _HOMES = {
     "report_factors": "factors",
     "generate_samples": "generate",
     "traverse_factors": "generate",
+    "simulate_counts": "simulate",
+    "simulate_images": "simulate",
 }
 
 __all__ = [
@@ -49,6 +54,8 @@ __all__ = [
     "refit_null",
     "report_factors",
     "save_model",
+    "simulate_counts",
+    "simulate_images",
     "train_model",
     "train_models",
     "traverse_factors",

@@ -19,6 +19,7 @@ from nvae_bio.config import (
     ReportSettings,
     load_dataset,
     load_settings,
+    load_simulation,
 )
 from nvae_bio.errors import UserError
 
@@ -45,8 +46,26 @@ def settings_option(section: str, entry: str, *, required: bool = False) -> Opti
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model.
+    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model, and
+    simulate makes data of which the truth is known.
     """
+
+
+@cli.command()
+@settings_option("the simulation", "simulations.rotated", required=True)
+@file_option("--output", "simulated data set to write (.h5ad)")
+@file_option("--truth", "what is planted in it, to write (.h5ad)")
+def simulate(settings: str, output: Path, truth: Path) -> None:
+    """Make a data set with a known truth from a real one.
+
+    \b
+    Example:
+      nvae-bio simulate --settings config/simulated.yaml:simulations.rotated --output rotated.h5ad \\
+          --truth rotated.truth.h5ad
+    """
+    from nvae_bio.simulate import simulate as run
+
+    run(load_simulation(settings), output, truth)
 
 
 @cli.command()
@@ -97,8 +116,6 @@ def train(
     for name, values in (("--weights", weights), ("--card", card), ("--history", history)):
         if len(values) != len(seed):
             raise UserError(f"{name}: given {len(values)} times for {len(seed)} seeds; give it once for each --seed")
-    if len(set(seed)) < len(seed):
-        raise UserError(f"--seed: {', '.join(map(str, seed))}; seeds must differ from each other")
     outputs = [Outputs(*files) for files in zip(weights, card, history, strict=True)]
     run(data, outputs, load_settings(settings, FitSettings), seed)
 

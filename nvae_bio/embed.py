@@ -18,7 +18,7 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.data.samples import UNLABELED, Samples, make_generator, to_samples
+from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, make_generator, to_samples
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
 from nvae_bio.trained import TrainedModel, load_model
@@ -39,7 +39,7 @@ class Encoded:
     Attributes:
         shared: q(z_s|x), mean and log std (n, S).
         private: q(z_c|x), (n, C, K).
-        class_probability: q(y|x), (n, C).
+        class_probability: q(y|x) at the model's temperature, (n, C).
         label: the sample's class, the likeliest one where it has none, (n,).
         elbo: bound on log p(x|y), nats, (n,).
     """
@@ -52,29 +52,31 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(model: NVAE, samples: Samples, n_draws: int, seed: int) -> Encoded:
-    """Posterior, class and bound of every sample.
+def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: float = 1.0) -> Encoded:
+    """Posterior, class and bound of every sample, with its own covariates.
 
     Args:
         model: on any device.
         samples: any number of rows; unlabelled ones are scored under their likeliest class.
         n_draws: draws of z a sample, over which the bound is averaged.
         seed: of the draws.
+        temperature: T of q(y|x).
     """
     device = next(model.parameters()).device
     generator = make_generator(device, seed)
     parts: list[tuple[Tensor, ...]] = []
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
-        inputs = model.likelihood.encoder_input(batch.x, batch.library)
-        posterior, probability = model.encoder(inputs), model.classifier(inputs).exp()
+        inputs, told = model.likelihood.encoder_input(batch.x, batch.library), batch.covariates
+        posterior = model.encoder(inputs, told)
+        probability = F.softmax(model.classifier(inputs, told) / temperature, dim=-1)
         label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
         block = model.block(label)
         own = posterior.own(block)
         log_likelihood = torch.zeros(batch.n, device=device)
         for _ in range(n_draws):
             noise = torch.randn(batch.n, model.n_shared + model.n_private, generator=generator, device=device)
-            outputs = model.decoder(*model.draw(posterior, own, noise), block)
+            outputs = model.decoder(*model.draw(posterior, own, noise), block, told)
             log_likelihood += model.likelihood.log_prob(outputs, batch)
         elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - own.kl().sum(-1)
         shared, private = posterior.shared, posterior.private
@@ -134,7 +136,8 @@ def decoded_effects(
 
     Shared factors move by the SD of all samples and are averaged over classes with equal weight; private ones move by
     the SD of their own class. The interval is that of a mean over samples, for one trained model: it knows nothing of
-    how the model would differ with other data or seeds.
+    how the model would differ with other data or seeds. All is decoded at the average of the covariates, so that an
+    effect is not one batch's.
 
     Args:
         model: on the CPU.
@@ -194,15 +197,18 @@ def embed_data(
         key whose width would be 0 (no shared or no private latent) is left out.
 
     Raises:
-        UserError: the data are of another kind or have other features than the model.
+        UserError: the data are of another kind or have other features than the model, lack a covariate, or have values
+            that it cannot score.
     """
     settings, seed = settings or EmbeddingSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
     training = trained.card.settings.training
-    samples = to_samples(prepared, trained.card.classes)
+    card = trained.card
+    samples = to_samples(prepared, card.classes, card.covariates, size=card.settings.model.size)
+    check_pixels(samples.matrix, card.likelihood)
     with reproducible(training.threads):
         device = pick_device(training.device)
-        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed)
+        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed, trained.card.temperature)
         trained.network.cpu()
         effects = decoded_effects(trained.network, samples, encoded, settings.n_effect_samples, seed)
     adata = prepared.copy()
@@ -253,6 +259,7 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
     return {
         "version": nvae_bio.__version__,
         "settings": card.settings.model_dump_json(),
+        "covariates": card.covariates.model_dump_json(),
         "variant": card.settings.model.variant,
         "classes": np.array(card.classes, dtype=object),
         "seed": card.seed,
@@ -263,7 +270,7 @@ def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
         "effect_unit": network.likelihood.effect_unit,
         "n_shared": network.n_shared,
         "n_private": network.n_private,
-        "calibrated": False,
+        "calibrated": card.calibration is not None,
     }
 
 

@@ -14,8 +14,11 @@ from torch import Tensor
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
+from nvae_bio.data.batch import Covariates
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.data.samples import make_generator
+from nvae_bio.data.join import free_name
+from nvae_bio.data.samples import make_generator, sizes_of
+from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel, load_model
 
@@ -25,14 +28,36 @@ MEAN = "mean"  # layer: the decoder's mean
 CPU = torch.device("cpu")
 
 
-def _class_libraries(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray] | None:
-    """Libraries of the training samples of each class, in counts; None unless the data are counts."""
-    if trained.card.kind != "counts":
-        return None
-    train = prepared.obs[prepared.obs[schema.SPLIT] == "train"]
-    return [
-        train.loc[train[schema.LABEL] == name, schema.LIBRARY].to_numpy(np.float32) for name in trained.card.classes
-    ]
+def _training_rows(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray]:
+    """Rows of the training samples of each class."""
+    train = prepared.obs[schema.SPLIT] == "train"
+    return [np.flatnonzero(train & (prepared.obs[schema.LABEL] == name)) for name in trained.card.classes]
+
+
+def _take_after(
+    obs: pd.DataFrame, prepared: AnnData, trained: TrainedModel, label: Tensor, rng: np.random.Generator
+) -> tuple[Tensor | None, Covariates | None]:
+    """Library (counts) and covariates of a random training sample of each label's class, recorded in `obs` (in place).
+
+    Raises:
+        UserError: a class has no training sample to take after.
+    """
+    is_counts, told = trained.card.kind == "counts", trained.card.covariates
+    if not (is_counts or told):
+        return None, None
+    rows = _training_rows(prepared, trained)
+    for name, of_class in zip(trained.card.classes, rows, strict=True):
+        if len(of_class) == 0:
+            raise UserError(f"class {name!r} has no training sample, whose library or covariates could be drawn")
+    taken = prepared.obs.iloc[[rng.choice(rows[index]) for index in label.tolist()]]
+    library = None
+    if is_counts:
+        size = trained.card.settings.model.size
+        library = torch.tensor(sizes_of(taken, size).to_numpy(np.float32))
+        obs[size] = library.numpy()
+    for name in told.names:
+        obs[free_name(name, obs.columns) if name in obs else name] = taken[name].array
+    return library, told.read(taken) if told else None
 
 
 def _as_anndata(
@@ -58,17 +83,17 @@ def generate_samples(
 
     Args:
         trained: the model.
-        prepared: the data it was trained on: names the features and, for counts, gives each sample a library drawn from
-            the training samples of its class.
+        prepared: the data it was trained on: names the features and gives each sample the library, in counts, and the
+            covariates of a random training sample of its class.
         settings: σ of each set and samples a class; the defaults if None.
         seed: of the draws; the model's own if None.
 
     Returns:
         AnnData (σ × classes × n_per_class, features): X drawn from the likelihood, `layers["mean"]` its mean,
-        `obs` label and sigma (and library, in counts), `obsm["z"]` (n, S + K) the latent.
+        `obs` label, sigma and covariates (and library or size_factor, in counts), `obsm["z"]` (n, S + K) the latent.
 
     Raises:
-        UserError: the data do not fit the model.
+        UserError: the data do not fit the model, or have no training sample of a class.
     """
     settings, seed = settings or GenerationSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
@@ -80,14 +105,10 @@ def generate_samples(
     label = torch.tensor(grid["class"].to_numpy())
     sigma = torch.tensor(grid["sigma"].to_numpy(), dtype=torch.float32)[:, None]
     obs = pd.DataFrame({schema.LABEL: np.array(trained.card.classes)[label], "sigma": grid["sigma"]})
-    libraries, library = _class_libraries(prepared, trained), None
-    if libraries is not None:
-        rng = np.random.default_rng((seed, 1))
-        library = torch.tensor([float(rng.choice(libraries[index])) for index in label.tolist()])
-        obs[schema.LIBRARY] = library.numpy()
+    library, covariates = _take_after(obs, prepared, trained, label, np.random.default_rng((seed, 1)))
     with reproducible(trained.card.settings.training.threads):
         z = sigma * torch.randn(len(obs), network.n_shared + network.n_private, generator=generator)
-        decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library)
+        decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library, covariates)
         adata = _as_anndata(decoded.sample(generator), obs, prepared, trained, seed, z)
         adata.layers[MEAN] = decoded.mean.numpy()
     return adata
@@ -96,6 +117,8 @@ def generate_samples(
 @torch.no_grad()
 def traverse_factors(trained: TrainedModel, prepared: AnnData, settings: GenerationSettings | None = None) -> AnnData:
     """The decoder's mean as one factor moves and all others stay at 0, for each factor and class.
+
+    Covariates are at their average.
 
     Args:
         trained: the model.
@@ -130,9 +153,11 @@ def traverse_factors(trained: TrainedModel, prepared: AnnData, settings: Generat
             "value": grid["value"],
         }
     )
-    libraries, library = _class_libraries(prepared, trained), None
-    if libraries is not None:
-        library = torch.tensor([float(np.median(part)) for part in libraries])[label]
+    library = None
+    if trained.card.kind == "counts":
+        libraries = sizes_of(prepared.obs, trained.card.settings.model.size).to_numpy(np.float32)
+        medians = [float(np.median(libraries[rows])) for rows in _training_rows(prepared, trained)]
+        library = torch.tensor(medians)[label]
     with reproducible(trained.card.settings.training.threads):
         mean = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library).mean
     return _as_anndata(mean, obs, prepared, trained, trained.card.seed, z)

@@ -1,7 +1,7 @@
 """The names of everything that nvae-bio reads and writes in AnnData: spelled once, here.
 
-`prepared` files (one a data set) hold the first group, `embedded` files (one a seed) the second on top of it, and
-`factors` files (one a run) the third, in which obs are factors and var are features.
+`prepared` files (one a data set) hold the first group, `embedded` files (one a seed) a group on top of it, and
+`factors` files (one a run) the last, in which obs are factors and var are features. A simulation has its own group.
 """
 
 from __future__ import annotations
@@ -11,18 +11,26 @@ LABEL = "label"  # class of the sample; missing where unlabeled
 SPLIT = "split"  # train, validation or test
 FOLD = "fold"  # group fold of the donor, where the data set is split by donor
 LIBRARY = "library"  # all counts of the cell, before gene selection
+SIZE_FACTOR = "size_factor"  # of the cell, as the source has it, on the scale of the library
 BATCH = "batch"
 DONOR = "donor"
 CONDITION = "condition"
 SOURCE_SPLIT = "source_split"  # the split that the source itself came with
 SPLITS = ("train", "validation", "test")
-RESERVED_OBS = (LABEL, SPLIT, FOLD, LIBRARY, BATCH, DONOR, CONDITION)
+RESERVED_OBS = (LABEL, SPLIT, FOLD, LIBRARY, SIZE_FACTOR, BATCH, DONOR, CONDITION)
 
 # prepared: var of images
 CHANNEL, ROW, COLUMN = "channel", "row", "column"
 
 # prepared: uns
 DATA = "nvae_data"  # kind, source, fingerprint, what was removed and why
+COVARIATES = "covariates"  # in it: a table of what a model may be told besides the class: column of obs, kind
+
+# simulated, and the truth beside it
+SIMULATION = "nvae_simulation"  # uns of the data: where they come from
+TRUTH = "nvae_truth"  # uns of the truth: settings, classes, what is planted and in which class
+ACTIVITY = "activity"  # obsm of the truth: of everything planted, in each sample
+LOG_FOLD_CHANGE = "log_fold_change"  # varm of the truth: of each gene by each programme, at activity 1
 
 # embedded
 SHARED = "X_nvae_shared"

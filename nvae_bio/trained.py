@@ -13,9 +13,30 @@ from pydantic import ValidationError
 
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, LikelihoodName, Settings
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import atomic_path, read_file
 from nvae_bio.errors import UserError, one_line
-from nvae_bio.model import NVAE, build_nvae
+from nvae_bio.model import NVAE, CovariateForm, build_nvae
+
+
+class Calibration(Settings):
+    """Temperature of q(y|x), fitted on the labelled validation samples, and how the classifier does on them.
+
+    Attributes:
+        temperature: T; calibrated probabilities are softmax(log q(y|x) / T).
+        n: samples.
+        cross_entropy: mean of −log q of the true class with T, nats.
+        cross_entropy_before: the same with T = 1.
+        calibration_error: expected calibration error with T, 0 to 1.
+        calibration_error_before: the same with T = 1.
+    """
+
+    temperature: float
+    n: int
+    cross_entropy: float
+    cross_entropy_before: float
+    calibration_error: float
+    calibration_error_before: float
 
 
 class ModelCard(Settings):
@@ -28,16 +49,27 @@ class ModelCard(Settings):
     classes: list[str]
     features: list[str]
     image_shape: tuple[int, int, int] | None
+    covariates: CovariateSet = CovariateSet()
     seed: int
     stacked_seeds: list[int]
     fingerprint: str
     device: str
     best_epoch: int
+    calibration: Calibration | None = None
     weights_sha256: str = ""
+
+    @property
+    def temperature(self) -> float:
+        """That of q(y|x); 1 where it is not calibrated."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     def build(self) -> NVAE:
         """An untrained network of this form."""
-        return build_nvae(self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape)
+        return build_nvae(
+            self.settings.model, self.likelihood, len(self.features), len(self.classes), self.image_shape,
+            CovariateForm([one.share for one in self.covariates.categorical], len(self.covariates.continuous)),
+            self.covariates.n_batches,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,10 +87,10 @@ class TrainedModel:
     history: pd.DataFrame
 
     def check_data(self, prepared: AnnData) -> None:
-        """Refuse data of another kind or with other features.
+        """Refuse data of another kind, with other features, or without a covariate that the model is told.
 
         Raises:
-            UserError: naming the first feature that differs.
+            UserError: naming the first feature that differs, or the column that lacks.
         """
         kind = prepared.uns[schema.DATA]["kind"]
         if kind != self.card.kind:
@@ -70,6 +102,12 @@ class TrainedModel:
                 f"the data have {len(names)} features, the model {len(self.card.features)}; "
                 f"they must be the same in the same order (first that differs: {differing})"
             )
+        for name in self.card.covariates.names:
+            if name not in prepared.obs:
+                raise UserError(
+                    f"obs has no column {name!r}, a covariate of the model; allowed: such a column, missing values "
+                    "where unknown"
+                )
 
 
 def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:

@@ -81,10 +81,8 @@ def by_autograd(logits: Tensor, log_dispersion: Tensor, x: Tensor, log_library: 
     return (gamma + x * (log_mean - (theta + mean).log()) - theta * torch.log1p(mean / theta)).sum(-1)
 
 
-def by_sums(case: Case) -> Found:
-    """One factor at a time, without a gamma function; gradients from d/dlog μ and d/dlog θ by hand."""
-    weights = make_weights(len(case.x))
-    log_mean = case.logits.log_softmax(-1)[:, :-1] + case.log_library[:, None]
+def entries_by_sums(case: Case, log_mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log NB of each entry, d/dlog μ and d/dlog θ, one factor at a time and without a gamma function."""
     value, by_log_mean, by_log_theta = (torch.zeros_like(case.x) for _ in range(3))
     for row, column in np.ndindex(*case.x.shape):
         x, mu, theta = (
@@ -96,6 +94,14 @@ def by_sums(case: Case) -> Found:
         by_log_mean[row, column] = (x - mu) * theta / (theta + mu)
         pulled = (theta + x) * mu / (theta + mu)
         by_log_theta[row, column] = pulled - theta * math.log1p(mu / theta) - math.fsum(j / (theta + j))
+    return value, by_log_mean, by_log_theta
+
+
+def by_sums(case: Case) -> Found:
+    """What `entries_by_sums` says of whole samples; gradients by hand."""
+    weights = make_weights(len(case.x))
+    log_mean = case.logits.log_softmax(-1)[:, :-1] + case.log_library[:, None]
+    value, by_log_mean, by_log_theta = entries_by_sums(case, log_mean)
     by_logits = -case.logits.softmax(-1) * by_log_mean.sum(-1, keepdim=True)
     by_logits[:, :-1] += by_log_mean
     return Found(value.sum(1), by_logits * weights[:, None], (by_log_theta * weights[:, None]).sum(0))

@@ -8,20 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nvae_bio.config import ModelSettings, parse_settings
+from nvae_bio.config import LIKELIHOODS, ModelSettings, parse_settings
 from nvae_bio.data.batch import Batch
 from nvae_bio.errors import UserError
 from nvae_bio.model import build_nvae
 from nvae_bio.model.backbones import ConvHead, ConvTrunk, dense_layers, halved_sizes
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from tests.small_models import fixed_seed, law, make_batch, make_generator, make_model, make_moments, make_terms
 
 SIZES = [(8, 8), (28, 28), (48, 42), (96, 96), (11, 13), (9, 8)]
 LEGAL = [
-    ("mlp", "negative_binomial"),
-    ("mlp", "bernoulli"),
-    ("mlp", "gaussian"),
-    ("conv", "bernoulli"),
-    ("conv", "gaussian"),
+    *(("mlp", likelihood) for likelihood in LIKELIHOOD_CLASSES),
+    *(("conv", likelihood) for likelihood in LIKELIHOODS["images"]),
 ]
 DIMS = {
     "nvae": {"n_shared": 3, "n_private": 2},
@@ -80,10 +78,11 @@ def test_one_row_is_the_row_of_a_bigger_batch(backbone: str, likelihood: str) ->
 
 
 def outputs(model: torch.nn.Module, batch: Batch) -> list[Tensor]:
-    posterior = model.posterior(batch.x, batch.library)
+    inputs = model.likelihood.encoder_input(batch.x, batch.library)
+    posterior = model.encoder(inputs)
     own = posterior.own(batch.label)
     decoded = model.decode(posterior.shared.mean, own.mean, batch.label, batch.library)
-    return [posterior.shared.log_std, own.mean, decoded.mean, model.class_log_prob(batch.x, batch.library)]
+    return [posterior.shared.log_std, own.mean, decoded.mean, model.classifier(inputs)]
 
 
 # --- convolutions see images as images -------------------------------------------------------------------------------

@@ -88,6 +88,26 @@ CASES: dict[str, tuple[Callable[[], AnnData], dict[str, object], tuple[str, ...]
     "repeated gene": (lambda: renamed("var_names"), {}, ("gene 'GENE1'", "make_unique: true")),
     "no label column": (toy_counts, {"label_key": "cluster"}, ("label_key", "'cluster'", "cell_type, person, run")),
     "no batch column": (toy_counts, {"batch_key": "plate"}, ("batch_key", "'plate'", "person")),
+    "no covariate column": (
+        toy_counts,
+        {"categorical_covariates": ["person", "plate"]},
+        ("categorical_covariates", "'plate'", "person, run, depth, library, n_genes"),
+    ),
+    "a covariate of one level": (
+        lambda: with_obs(plate=["p"] * 80 + [None] * 10),
+        {"categorical_covariates": ["plate"]},
+        ("categorical_covariates", "'plate'", "fewer than 2 values over the 63 training samples", "at least 2"),
+    ),
+    "a covariate that is constant": (
+        lambda: with_obs(age=[3.0] * 80 + [np.inf] * 10),
+        {"continuous_covariates": ["age"]},
+        ("continuous_covariates", "'age'", "fewer than 2 values", "at least 2"),
+    ),
+    "a covariate that is no number": (
+        toy_counts,
+        {"continuous_covariates": ["depth", "run"]},
+        ("continuous_covariates", "'run' holds 'run ", "numbers", "categorical_covariates"),
+    ),
     "no donor column": (toy_counts, {"donor_key": "who"}, ("donor_key", "'who'", "person")),
     "no split column": (toy_counts, {"split": {"key": "part"}}, ("split.key", "'part'", "person")),
     "no library column": (toy_counts, {"library_key": "all"}, ("library_key", "'all'", "depth")),

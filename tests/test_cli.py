@@ -16,7 +16,7 @@ from nvae_bio.cli import cli, main
 from nvae_bio.data.files import write_anndata
 from tests.toys import fit_settings, prepared_images, raw_counts, trained
 
-COMMANDS = ["prepare", "train", "embed", "factors", "generate", "plot"]
+COMMANDS = ["prepare", "train", "embed", "factors", "generate", "plot", "simulate"]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
 FIT = fit_settings().model_dump_json()
 
@@ -31,6 +31,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def dataset(**values: object) -> str:
     return json.dumps({"kind": "counts", "paths": "raw.h5ad", "n_top_genes": None, **values})
+
+
+def simulation(**programme: object) -> list[str]:
+    """Arguments of `simulate`: one private programme of 5 genes in class c1, but for what is given."""
+    own = {"name": "own", "kind": "private", "classes": ["c1"], "share": 0.2, "n_genes": 5, "fold_change": 2}
+    values = {
+        "kind": "counts",
+        "source": {"paths": programme.pop("paths", "raw.h5ad")},
+        "classes": {"c0": 30, "c1": 30},
+    }
+    settings = json.dumps(values | {"programmes": [own | programme]})
+    return ["simulate", "--settings", settings, "--output", "sim.h5ad", "--truth", "sim.truth.h5ad"]
 
 
 def test_every_command_is_known_and_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +104,15 @@ def test_the_command_line_gives_what_python_gives(folder: Path) -> None:
     assert np.array_equal(anndata.read_h5ad("data.h5ad").X.toarray(), prepared.X.toarray())
 
 
+def test_a_simulation_goes_the_whole_way(folder: Path) -> None:
+    assert main(simulation()) == 0
+    data = dataset(paths="sim.h5ad", library_key="library", batch_key="batch", donor_key="donor")
+    assert main(["prepare", "--settings", data, "--output", "data.h5ad"]) == 0
+    prepared, truth = anndata.read_h5ad("data.h5ad"), anndata.read_h5ad("sim.truth.h5ad")
+    assert set(prepared.obs_names) == set(truth.obs_names)
+    assert sorted(path.name for path in folder.iterdir()) == ["data.h5ad", "raw.h5ad", "sim.h5ad", "sim.truth.h5ad"]
+
+
 ERRORS = {
     "no such command": (["trane"], "No such command 'trane'"),
     "missing option": (["train"], "Missing option"),
@@ -116,7 +137,8 @@ ERRORS = {
     "likelihood": (
         ["train", "--data", "data.h5ad", *MODEL, "--history", "h.parquet",
          "--settings", '{"model": {"likelihood": "bernoulli"}}'],
-        "model.likelihood: 'bernoulli' does not fit data of kind 'counts'; allowed: negative_binomial",
+        "model.likelihood: 'bernoulli' does not fit data of kind 'counts'; allowed: negative_binomial, zero_"
+        "inflated_negative_binomial, poisson",
     ),
     "truncated": (
         ["train", "--data", "cut.h5ad", *MODEL, "--history", "h.parquet"],
@@ -136,6 +158,13 @@ ERRORS = {
     "nothing to draw": (["plot", "--output", "figures"], "plot: nothing to draw"),
     "traversals alone": (["plot", "--output", "figures", "--traversals", "x.h5ad"], "--traversals needs --report"),
     "not a report": (["plot", "--output", "figures", "--report", "data.h5ad"], "data.h5ad: no uns['nvae']"),
+    "programme of no class": (
+        simulation(classes=["c9"]), "--settings: programmes.0.classes: 'c9' is no class; allowed: c0, c1"
+    ),
+    "too many genes": (simulation(n_genes=61), "programmes: own: 61 genes are asked for, but only"),
+    "fold change 0": (simulation(fold_change=0), "programmes.0.fold_change: 0 is not allowed: should be greater"),
+    "share 0": (simulation(share=0), "programmes.0.share: 0 is not allowed: should be greater than 0"),
+    "no source": (simulation(paths="no.h5ad"), "no.h5ad: no such file"),
     "folder in the way": (["prepare", "--settings", dataset(), "--output", "raw.h5ad/x.h5ad"], "raw.h5ad"),
 }  # fmt: skip
 

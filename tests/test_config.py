@@ -17,25 +17,30 @@ from pydantic.fields import FieldInfo
 from nvae_bio import config
 from nvae_bio.config import (
     CountsSettings,
+    CountsSimulation,
     DatasetSettings,
     EmbeddingSettings,
     FeaturesSettings,
     FitSettings,
     GenerationSettings,
     ImagesSettings,
+    ImagesSimulation,
     ModelSettings,
+    Programme,
     QcSettings,
     ReportSettings,
     RunSettings,
     Settings,
     SplitSettings,
     TrainingSettings,
+    Transformation,
     WorkflowSettings,
     check_model_fits,
     iter_fields,
     load_config,
     load_dataset,
     load_settings,
+    load_simulation,
 )
 from nvae_bio.errors import UserError
 from tools import config_reference
@@ -95,7 +100,7 @@ WRONG = {
     # unknown and missing keys
     "runs.digits.sead": (1, f"unknown key; did you mean 'seeds'? allowed: {RUN_KEYS}"),
     "runs.counts.xyz": (1, f"unknown key; allowed: {RUN_KEYS}"),
-    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs"),
+    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs, simulations"),
     "runs.digits.model.n_shard": (
         1,
         re.compile("unknown key; did you mean 'n_shared'\\? allowed: backbone, beta_private"),
@@ -137,7 +142,8 @@ WRONG = {
     "runs.counts.dataset": ("mice", "'mice' is no data set; allowed: cells, digits, table"),
     "runs.digits.model.likelihood": (
         "negative_binomial",
-        "'negative_binomial' does not fit data of kind 'images'; allowed: bernoulli, gaussian",
+        "'negative_binomial' does not fit data of kind 'images'; allowed: cross_entropy, bernoulli, "
+        "discretized_logistic, gaussian",
     ),
     "runs.cells.model.backbone": ("conv", "'conv' needs data of kind 'images', not 'counts'; allowed: mlp"),
 }
@@ -188,6 +194,21 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
             "datasets.cells: join_classes: 'CD8' is in more than one class",
         ),
         ("datasets.cells.split", {"by": "donor"}, "datasets.cells: split.by: donor needs donor_key"),
+        (
+            "datasets.cells.categorical_covariates",
+            ["plate", "label"],
+            "datasets.cells: categorical_covariates: 'label' is the class (label_key); allowed: another column",
+        ),
+        (
+            "datasets.cells.continuous_covariates",
+            ["age", "age"],
+            "datasets.cells: continuous_covariates: 'age' is named twice; allowed: another column",
+        ),
+        (
+            "datasets.table.categorical_covariates",
+            ["batch"],
+            "datasets.table: categorical_covariates: 'batch' is the batch, one already; allowed: another column",
+        ),
         (
             "datasets.cells.split",
             {"validation": 0.5, "test": 0.4},
@@ -282,6 +303,67 @@ def test_wrong_json_text() -> None:
         load_dataset('{"kind": "counts", "transpos": true}')
 
 
+SIMULATION: dict[str, Any] = {
+    "kind": "counts",
+    "source": {"builtin": "pbmc68k"},
+    "classes": {"a": 30, "b": 30},
+    "programmes": [{"name": "own", "kind": "private", "classes": ["b"], "share": 0.2, "n_genes": 3, "fold_change": 2}],
+}
+IMAGES: dict[str, Any] = {
+    "kind": "images",
+    "source": {"builtin": "digits"},
+    "classes": {0: 30, 1: 30},
+    "transformations": [{"name": "t", "kind": "shared", "what": "scale", "activity": "normal", "amount": 1.2}],
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (SIMULATION | {"source": {"builtin": "digits"}}, "s.source: built-in 'digits' is of kind 'images'"),
+        (SIMULATION | {"source": {}}, "simulations.s.source: give either `builtin` or `paths`"),
+        (SIMULATION | {"classes": {"a": 9}}, "simulations.s.classes: should have at least 2 items"),
+        (SIMULATION | {"classes": {"a": 9, "b": 0}}, "simulations.s.classes.b: 0 is not allowed"),
+        (SIMULATION | {"donors": {"effect_sd": 0.1}}, "simulations.s.donors: n 1 has no effect_sd"),
+        (SIMULATION | {"min_mean": 0}, "simulations.s.min_mean: 0 is not allowed: should be greater than 0"),
+        (SIMULATION | {"programme": []}, "simulations.s.programme: unknown key; did you mean 'programmes'?"),
+        (IMAGES | {"programmes": []}, "simulations.s.programmes: unknown key; allowed: classes, kind, seed, source"),
+        (IMAGES | {"kind": "features"}, "simulations.s.kind: 'features' is not allowed; allowed: 'counts', 'images'"),
+    ],
+)
+def test_a_wrong_simulation_ends_in_one_line(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    assert message in complaint(yaml.safe_dump(BASE | {"simulations": {"s": values}}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["a", "z"]}, "programmes.0.classes: 'z' is no class; allowed: a, b"),
+        ({"classes": []}, "programmes.0: kind 'private' needs `classes`"),
+        ({"kind": "shared"}, "programmes.0: kind 'shared' needs no `classes`"),
+        ({"class_shift": 1}, "programmes.0: class_shift is for kind 'shared'"),
+        ({"share": 1}, "programmes.0: a binary activity needs a share below 1"),
+        ({"share": 1.1}, "programmes.0.share: 1.1 is not allowed: should be less than or equal to 1"),
+        ({"share": 0}, "programmes.0.share: 0 is not allowed: should be greater than 0"),
+        ({"fold_change": 0}, "programmes.0.fold_change: 0 is not allowed: should be greater than 0"),
+        ({"n_genes": 0}, "programmes.0.n_genes: 0 is not allowed: should be greater than 0"),
+        ({"n_gene": 3}, "programmes.0.n_gene: unknown key; did you mean 'n_genes'?"),
+    ],
+)
+def test_a_wrong_programme_ends_in_one_line(change: dict[str, Any], message: str) -> None:
+    (programme,) = SIMULATION["programmes"]
+    with pytest.raises(UserError, match=f"^--settings: {re.escape(message)}"):
+        load_simulation(json.dumps(SIMULATION | {"programmes": [programme | change]}))
+
+
+def test_names_of_programmes_differ_and_a_factor_is_above_0() -> None:
+    with pytest.raises(UserError, match=r"^--settings: programmes: 'own' stands twice$"):
+        load_simulation(json.dumps(SIMULATION | {"programmes": SIMULATION["programmes"] * 2}))
+    (change,) = IMAGES["transformations"]
+    with pytest.raises(UserError, match=r"transformations\.0: amount -1 is no factor of scale; it must be above 0"):
+        load_simulation(json.dumps(IMAGES | {"transformations": [change | {"amount": -1}]}))
+
+
 # --- right ones ------------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +400,7 @@ def test_dims_left_out_follow_the_variant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "likelihood"), [("counts", "negative_binomial"), ("images", "bernoulli"), ("features", "gaussian")]
+    ("kind", "likelihood"), [("counts", "negative_binomial"), ("images", "cross_entropy"), ("features", "gaussian")]
 )
 def test_likelihood_by_kind(kind: str, likelihood: str) -> None:
     assert check_model_fits(ModelSettings(), kind) == likelihood
@@ -359,6 +441,22 @@ def test_wrong_entry_of_a_config(tmp_path: Path) -> None:
         load_settings(f"{tmp_path}/none.yaml:runs.cells", FitSettings)
 
 
+def test_a_simulation_is_an_entry_and_serves_no_other_step(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(BASE | {"simulations": {"cells": SIMULATION, "digits": IMAGES}}))
+    for name, kind in (("cells", CountsSimulation), ("digits", ImagesSimulation)):
+        simulation = load_simulation(f"{file}:simulations.{name}")
+        assert isinstance(simulation, kind)
+        assert simulation == load_config(file).simulations[name] == load_simulation(simulation.model_dump_json())
+    assert list(load_config(file).simulations["digits"].classes) == ["0", "1"]
+    with pytest.raises(UserError, match="an entry of `datasets` is needed here"):
+        load_dataset(f"{file}:simulations.cells")
+    with pytest.raises(UserError, match="an entry of `runs` is needed here"):
+        load_settings(f"{file}:simulations.cells", TrainingSettings)
+    with pytest.raises(UserError, match="an entry of `simulations` is needed here"):
+        load_simulation(f"{file}:datasets.cells")
+
+
 def test_file_with_a_colon_in_its_name(tmp_path: Path) -> None:
     file = tmp_path / "a:b"
     file.write_text("n_draws: 4")
@@ -389,9 +487,10 @@ def test_reference_is_up_to_date() -> None:
 
 def test_reference_has_every_key() -> None:
     text = config_reference.render()
-    for model in (*KINDS, RunSettings):
+    for model in (*KINDS, RunSettings, CountsSimulation, ImagesSimulation, Programme, Transformation):
         for key, _ in iter_fields(model):
-            assert f"\n| `{key.rpartition('.')[2]}` | " in text
+            name = key.rpartition(".")[2]
+            assert f"\n| `{name}` | " in text or f"\n## `simulations.NAME.{name}`" in text
     assert "| `warmup_share` | share of all steps" in text
     assert "| number ≥ 0 and ≤ 0.5 | `0.25` |" in text
 
@@ -447,6 +546,7 @@ def with_limits(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
 DIMS = st.sampled_from(
     [
         {"variant": variant, "n_shared": shared, "n_private": private}
+        | ({"independence": "none"} if variant == "per_class" else {})
         for variant, shared, private in (("nvae", 3, 2), ("cvae", 1, 0), ("vae", 9, 0), ("per_class", 0, 4))
     ]
 )
@@ -458,6 +558,8 @@ MODEL = st.tuples(
 SOURCE = {
     "builtin": st.none(),
     "paths": st.lists(st.text(), min_size=1) | st.dictionaries(st.text(), st.text(), min_size=1),
+    "categorical_covariates": st.just(["protocol", "ä/ö"]),
+    "continuous_covariates": st.just(["age in years"]),
     "join_classes": st.just({"a": ["b", "c"], "ä/ö": ["'\"\n\x7f"]}),
     "split": SPLIT,
 }

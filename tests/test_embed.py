@@ -55,7 +55,7 @@ def test_keys_shapes_and_order(kind: str) -> None:
         assert (mid <= high).all()
     assert adata.uns["nvae"]["fingerprint"] == prepared.uns["nvae_data"]["fingerprint"]
     assert list(adata.uns["nvae"]["classes"]) == CLASSES
-    assert not adata.uns["nvae"]["calibrated"]
+    assert adata.uns["nvae"]["calibrated"]
     assert all(np.isfinite(table).all() for table in adata.obsm.values())
 
 

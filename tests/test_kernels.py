@@ -22,7 +22,8 @@ from nvae_bio.data.batch import CountLadder
 from nvae_bio.data.packed import counts_of, pack
 from nvae_bio.machine import matmul_precision
 from nvae_bio.model import fused
-from nvae_bio.model.kernels import bernoulli_log_prob, climb, log1p_scaled
+from nvae_bio.model.kernels import climb, log1p_scaled
+from nvae_bio.model.pixel_kernels import bernoulli_log_prob
 from tests.kernel_cases import (
     DISPERSIONS,
     POISSONLIKE,

@@ -14,18 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nvae_bio.data.batch import Counts, Entries
+from nvae_bio.data.batch import Batch, Counts, Entries
 from nvae_bio.data.packed import BYTE, counts_of
 from nvae_bio.model import Bernoulli, FeatureMoments, Gaussian, NegativeBinomial
-from nvae_bio.model.kernels import bernoulli_log_prob, gaussian_log_prob, negative_binomial_log_prob
-from nvae_bio.model.likelihoods import (
-    LIKELIHOOD_CLASSES,
-    LOG_DISPERSION_RANGE,
-    LOG_STD_RANGE,
+from nvae_bio.model.distributions import (
     BernoulliPixels,
     GaussianFeatures,
+    LogisticPixels,
     NegativeBinomialCounts,
+    PoissonCounts,
+    ZeroInflatedCounts,
 )
+from nvae_bio.model.kernels import negative_binomial_log_prob
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, LOG_DISPERSION_RANGE, LOG_SCALE_RANGE, LOG_STD_RANGE
+from nvae_bio.model.pixel_kernels import bernoulli_log_prob, gaussian_log_prob
 from tests.small_models import law, make_batch, make_generator, make_moments
 
 COUNTS = [0, 1, 2, 7, 60, 700, 20000]
@@ -233,6 +235,21 @@ def test_gaussian_agrees_with_scipy(dtype: torch.dtype, error: float) -> None:
     np.testing.assert_allclose(gaussian_log_prob(*columns), expected, rtol=error, atol=1e-6)
 
 
+@pytest.mark.parametrize("log_std", [-40.0, *LOG_STD_RANGE, 40.0])
+def test_gaussian_is_finite_at_extremes(log_std: float) -> None:
+    likelihood = Gaussian(3)
+    torch.nn.init.constant_(likelihood.log_std, log_std)
+    outputs = torch.tensor([[0.0, 1e4, -1e4]], requires_grad=True)
+    value = likelihood.log_prob(outputs, Batch(torch.tensor([[0.0, -1e4, 1e4]]), torch.zeros(1)))
+    value.sum().backward()
+    assert torch.isfinite(value).all() and torch.isfinite(outputs.grad).all()
+    assert torch.isfinite(likelihood.log_std.grad).all()
+    x = np.array([0.0, -1e4, 1e4])
+    std = math.exp(min(max(log_std, LOG_STD_RANGE[0]), LOG_STD_RANGE[1]))
+    expected = scipy.stats.norm.logpdf(x, -x, std).sum()
+    np.testing.assert_allclose(value.detach(), expected, rtol=1e-6)
+
+
 def test_gaussian_draws_have_its_moments() -> None:
     features = GaussianFeatures(torch.tensor([[1.0, -3.0]]).expand(100_000, 2), torch.tensor([0.0, -2.0]))
     draws = features.sample(make_generator(0))
@@ -254,6 +271,16 @@ def test_a_sample_is_the_sum_of_its_features(name: str) -> None:
     if isinstance(distribution, NegativeBinomialCounts):
         mean, theta = distribution.mean.numpy(), distribution.log_dispersion.exp().numpy()
         parts = scipy.stats.nbinom.logpmf(x, theta, theta / (theta + mean))
+    elif isinstance(distribution, ZeroInflatedCounts):
+        mean, theta = distribution.counts.mean.numpy(), distribution.counts.log_dispersion.exp().numpy()
+        extra = distribution.gate.sigmoid().numpy()
+        parts = np.log(extra * (x == 0) + (1 - extra) * scipy.stats.nbinom.pmf(x, theta, theta / (theta + mean)))
+    elif isinstance(distribution, PoissonCounts):
+        parts = scipy.stats.poisson.logpmf(x, distribution.mean.numpy())
+    elif isinstance(distribution, LogisticPixels):
+        frozen = scipy.stats.logistic(distribution.location.numpy(), distribution.log_scale.exp().numpy())
+        upper, lower = np.where(x == 1, np.inf, x + 1 / 510), np.where(x == 0, -np.inf, x - 1 / 510)
+        parts = np.log(frozen.cdf(upper) - frozen.cdf(lower))
     elif isinstance(distribution, BernoulliPixels):
         logits = distribution.logits.numpy()
         parts = x * scipy_bernoulli(1, logits) + (1 - x) * scipy_bernoulli(0, logits)
@@ -266,7 +293,7 @@ def test_a_sample_is_the_sum_of_its_features(name: str) -> None:
 def test_scales_beyond_their_range_count_as_its_ends(name: str) -> None:
     batch, likelihood = make_batch(name), LIKELIHOOD_CLASSES[name](6).double()
     outputs = torch.randn(7, likelihood.n_outputs, generator=make_generator(3), dtype=torch.float64)
-    ends = {"log_dispersion": LOG_DISPERSION_RANGE, "log_std": LOG_STD_RANGE}
+    ends = {"log_dispersion": LOG_DISPERSION_RANGE, "log_std": LOG_STD_RANGE, "log_scale": LOG_SCALE_RANGE}
     for key, parameter in likelihood.named_parameters():
         for side, end in zip((-1, 1), ends[key], strict=True):
             found = []
@@ -346,7 +373,7 @@ def test_initial_outputs_are_finite_without_rest_and_for_a_silent_gene() -> None
     assert torch.isfinite(Bernoulli(2).initial_outputs(FeatureMoments.of(black_and_white, None))).all()
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("name", ["cross_entropy", "bernoulli", "gaussian", "discretized_logistic"])
 def test_initial_outputs_reproduce_the_mean_sample(name: str) -> None:
     batch, likelihood = make_batch(name, n=50), LIKELIHOOD_CLASSES[name](6).double()
     mean = likelihood(likelihood.initial_outputs(make_moments(batch))[None], None).mean[0]

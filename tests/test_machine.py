@@ -284,7 +284,7 @@ def test_several_seeds_write_one_model_each(folder: Path) -> None:
         ([1, 2], {"card": 3}, "--card: given 3 times for 2 seeds; give it once for each --seed"),
         ([1], {"history": 2}, "--history: given 2 times for 1 seeds; give it once for each --seed"),
         ([], {"weights": 2, "card": 2, "history": 2}, "--weights: given 2 times for 1 seeds"),
-        ([4, 0, 4], {}, "--seed: 4, 0, 4; seeds must differ from each other"),
+        ([4, 0, 4], {}, "seeds: 4, 0, 4; at least one, and different from each other"),
     ],
 )
 def test_seeds_without_files_of_their_own_are_refused(

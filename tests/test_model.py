@@ -16,6 +16,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from nvae_bio.data.batch import Batch
 from nvae_bio.model import NVAE, DiagonalGaussian
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from nvae_bio.model.nvae import Composition
 from tests.small_models import (
     fixed_seed,
@@ -26,6 +27,7 @@ from tests.small_models import (
     make_moments,
     make_noise,
     make_terms,
+    randomize,
 )
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,7 +94,7 @@ def test_no_class_is_an_error_and_not_the_last_class(variant: str) -> None:
         model.decode(shared, own, unlabelled, None)
     if model.n_private:
         with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds|DATA bounds)"):
-            model.posterior(batch.x, None).own(unlabelled)
+            model.encoder(batch.x).own(unlabelled)
 
 
 # --- the variants ----------------------------------------------------------------------------------------------------
@@ -123,15 +125,6 @@ def conditional_vae_terms(model: NVAE, batch: Batch, noise: Tensor) -> tuple[Ten
     classes = hidden_layers(weights, "classifier.trunk", batch.x) @ weights["classifier.logits.weight"].T
     log_class = (classes + weights["classifier.logits.bias"]).log_softmax(1)[torch.arange(len(batch.x)), batch.label]
     return log_likelihood, kl, log_class
-
-
-def randomize(model: NVAE) -> NVAE:
-    """Every parameter moved off its start, so that none is 0 or 1 by luck."""
-    generator = make_generator(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
 
 
 def test_without_private_dims_it_is_a_conditional_vae() -> None:
@@ -178,7 +171,7 @@ def test_without_shared_dims_no_class_reaches_the_latents_of_another() -> None:
     assert by_mean[:, 1].all() and not by_mean[:, [0, 2]].any()
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_vae_ignores_labels_but_for_the_classifier(likelihood: str) -> None:
     model, batch = randomize(make_model("vae", likelihood, n_shared=3)), make_batch(likelihood)
     permuted = batch._replace(label=batch.label.flip(0))
@@ -223,7 +216,7 @@ def test_other_blocks_get_no_gradient_from_the_likelihood() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_classifier_and_generative_part_do_not_touch(variant: str, likelihood: str) -> None:
     model, batch = make_model(variant, likelihood, **VARIANTS[variant]), make_batch(likelihood)
     model.fit_output_bias(make_moments(batch))
@@ -248,7 +241,7 @@ def test_encoder_splits_its_outputs_into_shared_dims_and_blocks() -> None:
     with torch.no_grad():
         model.encoder.moments.weight.zero_()
         model.encoder.moments.bias.copy_(torch.cat([torch.arange(9.0), -torch.arange(9.0) / 10]))
-    posterior = model.posterior(make_batch(n=2).x, None)
+    posterior = model.encoder(make_batch(n=2).x)
     shared, private = torch.arange(3).double(), torch.arange(3, 9).double().reshape(3, 2)
     for row in range(2):
         torch.testing.assert_close(posterior.shared.mean[row], shared)
@@ -262,7 +255,7 @@ def test_encoder_splits_its_outputs_into_shared_dims_and_blocks() -> None:
 
 def test_class_probabilities_sum_to_one_and_name_the_likeliest() -> None:
     model, batch = randomize(make_model(**VARIANTS["nvae"])), make_batch(n=30)
-    log_prob = model.class_log_prob(batch.x, None)
+    log_prob = model.classifier(batch.x)
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(30).double())
     terms = make_terms(model, batch)
     torch.testing.assert_close(terms.log_class, (log_prob * F.one_hot(batch.label, 3)).sum(1))
@@ -300,7 +293,7 @@ def test_draws_of_a_latent_have_its_moments() -> None:
 # --- start and state -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) -> None:
     model, batch = make_model(likelihood=likelihood, **VARIANTS["nvae"]), make_batch(likelihood, n=500)
     model.fit_output_bias(make_moments(batch))
@@ -322,7 +315,7 @@ def test_starting_the_decoder_starts_the_likelihood_too() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_state_carries_everything_that_outputs_depend_on(variant: str, likelihood: str) -> None:
     model, batch = randomize(make_model(variant, likelihood, **VARIANTS[variant])), make_batch(likelihood)
     model.fit_output_bias(make_moments(batch))

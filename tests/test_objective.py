@@ -77,12 +77,12 @@ class GivenPosterior(nn.Module):
         super().__init__()
         self.posterior = posterior
 
-    def forward(self, x: Tensor) -> Posterior:
+    def forward(self, x: Tensor, covariates: None) -> Posterior:
         return self.posterior
 
 
 class UniformClassifier(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, covariates: None) -> Tensor:
         return torch.full((len(x), C), -math.log(C), dtype=torch.float64)
 
 
@@ -91,7 +91,7 @@ class LinearDecoder(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: None) -> Tensor:
         private = torch.stack([self.linear.private[c] @ z for c, z in zip(label.tolist(), own, strict=True)])
         return self.linear.bias[label] + shared @ self.linear.shared.T + private
 
@@ -162,7 +162,10 @@ def make_elbo_terms(seed: int = 0) -> ElboTerms:
 
     kl_private = draw(N, C, K)
     own = kl_private[torch.arange(N), torch.arange(N) % C]
-    return ElboTerms(-9 * draw(N), draw(N, S), kl_private, own, -draw(N), draw(N) > 0.5)
+    return ElboTerms(
+        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, S), kl_private, own, -draw(N),
+        draw(N) > 0.5,
+    )  # fmt: skip
 
 
 def test_equation_7_at_beta_1_is_equation_6() -> None:

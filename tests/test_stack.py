@@ -13,17 +13,28 @@ import torch
 from torch import Tensor
 
 from nvae_bio import train_model
-from nvae_bio.config import FitSettings
-from nvae_bio.data.batch import Batch
+from nvae_bio.config import LIKELIHOODS, FitSettings
+from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.data.packed import counts_of
 from nvae_bio.data.samples import Samples, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models
+from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from nvae_bio.train import train_models
 from nvae_bio.train.loop import Epoch, evaluate, fit
 from nvae_bio.train.step import feature_moments, labelled_rows
-from tests.small_models import fixed_seed, make_batch, make_generator, make_model, make_moments, make_noise
+from tests.small_models import (
+    FORM,
+    fixed_seed,
+    make_batch,
+    make_covariates,
+    make_generator,
+    make_model,
+    make_moments,
+    make_noise,
+    randomize,
+)
 from tests.toys import CLASSES, PREPARED, fit_settings, prepared_counts, prepared_features
 
 DIMS: dict[str, dict[str, Any]] = {
@@ -35,12 +46,19 @@ DIMS: dict[str, dict[str, Any]] = {
 CONV = {"backbone": "conv", "image": (1, 8, 8), "n_features": 64, "channels": (4, 6), "hidden": (8,)}
 FORMS = [(variant, likelihood, {}) for variant in DIMS for likelihood in ("bernoulli", "gaussian", "negative_binomial")]
 FORMS += [("nvae", likelihood, CONV) for likelihood in ("bernoulli", "gaussian")]
+FORMS += [("nvae", likelihood, {}) for likelihood in ("zero_inflated_negative_binomial", "poisson")]
+FORMS += [("nvae", likelihood, {"size": "size_factor"}) for likelihood in LIKELIHOODS["counts"]]
+FORMS += [("nvae", "discretized_logistic", CONV)]
+TOLD: dict[str, Any] = {"form": FORM, "max_one_hot": 2, "covariate_dims": 3}  # the one of 4 levels is embedded
+FORMS += [(variant, "negative_binomial", TOLD) for variant in DIMS]
+FORMS += [("nvae", "gaussian", {**TOLD, "covariates": "both"}), ("nvae", "bernoulli", {**CONV, **TOLD})]
 SEEDS = [3, 1, 4]
 
 
 def make_models(variant: str, likelihood: str, n: int = 3, **more: Any) -> list[NVAE]:
     models = [make_model(variant, likelihood, seed=seed, **DIMS[variant], **more) for seed in range(n)]
     for seed, model in enumerate(models):
+        randomize(model, seed)
         model.fit_output_bias(make_moments(make_batch(likelihood, n=20, n_features=model_width(model), seed=seed)))
     return models
 
@@ -50,7 +68,10 @@ def model_width(model: NVAE) -> int:
 
 
 def make_batches(models: Sequence[NVAE], likelihood: str, seed: int = 0) -> list[Batch]:
-    return [make_batch(likelihood, n_features=model_width(m), seed=10 * seed + i) for i, m in enumerate(models)]
+    batches = [make_batch(likelihood, n_features=model_width(m), seed=10 * seed + i) for i, m in enumerate(models)]
+    if models[0].decoder.composition.effect is None:
+        return batches
+    return [batch._replace(covariates=make_covariates(seed=10 * seed + i)) for i, batch in enumerate(batches)]
 
 
 def make_noises(models: Sequence[NVAE], seed: int = 0) -> list[Tensor]:
@@ -59,9 +80,13 @@ def make_noises(models: Sequence[NVAE], seed: int = 0) -> list[Tensor]:
 
 def side_by_side(batches: Sequence[Batch]) -> Batch:
     x, label = (torch.stack([batch[i] for batch in batches]) for i in (0, 1))
-    if batches[0].library is None:
-        return Batch(x, label)
-    return Batch(x, label, torch.stack([batch.library for batch in batches]), counts_of(x))
+    found = Batch(x, label)
+    if batches[0].library is not None:
+        found = Batch(x, label, torch.stack([batch.library for batch in batches]), counts_of(x))
+    if batches[0].covariates is None:
+        return found
+    told = zip(*(batch.covariates for batch in batches), strict=True)
+    return found._replace(covariates=Covariates(*(torch.stack(parts) for parts in told)))
 
 
 def take_step(model: NVAE | Stack, optimizer: torch.optim.Optimizer, batch: Batch, noise: Tensor) -> ElboTerms:
@@ -102,6 +127,7 @@ def test_terms_gradients_and_a_step_are_those_of_each_model(
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name][place], parameter.grad, rtol=1e-9, atol=1e-10)
+            assert parameter.numel() == 0 or parameter.grad.any(), name
         # where a gradient is nearly 0, Adam is steep
         assert_same_state(stack.state_of(place), model.state_dict(), 1e-7)
 
@@ -130,19 +156,21 @@ def test_the_stack_shares_no_memory_with_its_models() -> None:
     assert_same_state(kept, before[1], 0)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
-def test_the_state_of_a_model_loads_back(likelihood: str) -> None:
-    models = make_models("nvae", likelihood)
-    stack, other = Stack(models), make_model("nvae", likelihood, seed=99, **DIMS["nvae"])
+@pytest.mark.parametrize("more", [{}, TOLD])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
+def test_the_state_of_a_model_loads_back(likelihood: str, more: dict[str, Any]) -> None:
+    models = make_models("nvae", likelihood, **more)
+    stack, other = Stack(models), make_model("nvae", likelihood, seed=99, **DIMS["nvae"], **more)
     for place, model in enumerate(models):
         other.load_state_dict(stack.state_of(place))
         assert_same_state(other.state_dict(), model.state_dict(), 0)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "negative_binomial"])
+@pytest.mark.parametrize("more", [{}, TOLD])
+@pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 @pytest.mark.parametrize("kept", [[0], [2], [0, 2], [1, 2]])
-def test_models_that_are_kept_go_on_as_if_nothing_were(likelihood: str, kept: list[int]) -> None:
-    models = make_models("nvae", likelihood)
+def test_models_that_are_kept_go_on_as_if_nothing_were(likelihood: str, kept: list[int], more: dict[str, Any]) -> None:
+    models = make_models("nvae", likelihood, **more)
     stack, alone = Stack(models), [make_optimizer(model) for model in models]
     optimizer = make_optimizer(stack)
     for step in range(6):

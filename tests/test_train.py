@@ -152,12 +152,13 @@ def test_a_step_size_that_is_too_large_ends_in_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_unlabelled_samples_do_not_train() -> None:
+def test_unlabelled_samples_that_are_ignored_do_not_train() -> None:
     prepared = prepared_features().copy()
     hidden = (prepared.obs["split"] == "train") & (np.arange(prepared.n_obs) % 2 == 0)
     prepared.obs.loc[hidden, "label"] = np.nan
     without = prepared[~hidden.to_numpy()].copy()
-    one, other = (train_model(data, fit_settings(), 0) for data in (prepared, without))
+    settings = fit_settings().with_training(unlabeled="ignore")
+    one, other = (train_model(data, settings, 0) for data in (prepared, without))
     assert one.history.equals(other.history)
 
 

@@ -55,10 +55,17 @@ def job_counts(output: str) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE) if name != "total"}
 
 
+def simulated(config: Path) -> set[str]:
+    """The files that the config's own simulations write."""
+    return {f"resources/simulated/{name}.h5ad" for name in load_config(config).simulations}
+
+
 def with_inputs(config: Path, folder: Path) -> None:
     """Empty files where the config expects raw ones: enough for a dry run."""
-    for dataset in load_config(config).datasets.values():
-        for path in dataset.path_list:
+    settings = load_config(config)
+    sources = [simulation.source for simulation in settings.simulations.values()]
+    for source in [*settings.datasets.values(), *sources]:
+        for path in set(source.path_list) - simulated(config):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).touch()
 
@@ -77,8 +84,9 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     n_models = sum(len(run.seeds) for run in settings.runs.values())
     n_images = sum(len(run.seeds) for run in settings.runs.values() if settings.datasets[run.dataset].kind == "images")
     used = {run.dataset for run in settings.runs.values()}
+    made = {path for name in used for path in settings.datasets[name].path_list} & simulated(config)
     expected = dict.fromkeys(("train_model", "embed_data", "generate_samples", "plot_embedding"), n_models)
-    expected |= {"prepare_data": len(used), "plot_images": n_images, "all": 1}
+    expected |= {"simulate_data": len(made), "prepare_data": len(used), "plot_images": n_images, "all": 1}
     expected |= dict.fromkeys(("report_factors", "plot_figures"), len(settings.runs))
     assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}
 
@@ -188,6 +196,16 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
     assert not list(finished.rglob("*.part*"))
     for log in (finished / "logs").rglob("*.log"):
         assert "Warning" not in log.read_text(), log.read_text()
+
+
+@pytest.mark.slow
+def test_every_embedded_sample_finds_its_truth(finished: Path) -> None:
+    truth = anndata.read_h5ad(finished / "resources" / "simulated" / "rotated.truth.h5ad")
+    embedded = anndata.read_h5ad(finished / "results" / "cvae" / "0" / "embedded.h5ad")
+    known = truth[embedded.obs_names]
+    assert known.n_obs == 180
+    assert (known.obs["label"].astype(str) == embedded.obs["label"].astype(str)).all()
+    assert ((known.obsm["activity"]["rotation"] != 0) == known.obs["label"].isin(["1", "7"])).all()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,7 +19,17 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from nvae_bio.config import CountsSettings, DatasetSettings, FeaturesSettings, ImagesSettings, RunSettings
+from nvae_bio.config import (
+    CountsSettings,
+    CountsSimulation,
+    DatasetSettings,
+    FeaturesSettings,
+    ImagesSettings,
+    ImagesSimulation,
+    Planted,
+    RunSettings,
+    SimulationSettings,
+)
 
 TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
 HEAD = """\
@@ -28,22 +38,28 @@ HEAD = """\
 <!-- Written by `python tools/config_reference.py`; change the descriptions in nvae_bio/config/ instead. -->
 
 A config file has two mappings: `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a
-model, how it is trained, which seeds). Names of data sets and runs are yours: letters, digits, `-` and `_`. A key that
-is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config of
-your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of it.
+model, how it is trained, which seeds); a third, `simulations`, is for data sets with a known truth ([what is
+drawn](../docs/simulate.md)). Names of data sets, runs and simulations are yours: letters, digits, `-` and `_`. A key
+that is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config
+of your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of
+it.
 """
 KINDS = (CountsSettings, ImagesSettings, FeaturesSettings)
+SIMULATIONS = (CountsSimulation, ImagesSimulation)
 SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
 def render() -> str:
     """The whole text."""
-    parts = [HEAD, *_sections("datasets.NAME", DatasetSettings, kinds_follow=True)]
+    parts = [HEAD, *_sections("datasets.NAME", DatasetSettings, kinds=KINDS)]
     for model in KINDS:
-        (kind,) = get_args(model.model_fields["kind"].annotation)
-        parts += _sections("datasets.NAME", model, skip=DatasetSettings, title=f"datasets.NAME` with `kind: {kind}")
+        parts += _sections("datasets.NAME", model, skip=DatasetSettings, title=f"datasets.NAME` with `{_kind(model)}")
     parts += _sections("runs.NAME", RunSettings)
+    parts += _sections("simulations.NAME", SimulationSettings, kinds=SIMULATIONS)
+    for simulation in SIMULATIONS:
+        title = f"simulations.NAME` with `{_kind(simulation)}"
+        parts += _sections("simulations.NAME", simulation, skip=SimulationSettings, title=title)
     return "\n".join(parts)
 
 
@@ -52,7 +68,7 @@ def _sections(
     model: type[BaseModel],
     skip: type[BaseModel] | None = None,
     title: str | None = None,
-    kinds_follow: bool = False,
+    kinds: Sequence[type[BaseModel]] = (),
 ) -> Iterator[str]:
     """A table of the plain keys of `model`, then a section for each key that holds more keys.
 
@@ -61,15 +77,20 @@ def _sections(
         model: its settings.
         skip: a base class whose keys stand elsewhere.
         title: heading in place of `path`.
-        kinds_follow: the key `kind` is told here, and each kind's own keys in sections of their own.
+        kinds: models of which the key `kind` is told here, and each one's own keys in sections of their own.
     """
     fields = {
         name: field for name, field in model.model_fields.items() if skip is None or name not in skip.model_fields
     }
     nested = {name: kept for name, field in fields.items() if (kept := _as_model(field.annotation)) is not None}
-    rows = [_row(name, field) for name, field in fields.items() if name not in nested and name != "kind"]
-    if kinds_follow:
-        rows.insert(0, f"| `kind` | what the samples are; each kind has more keys, below | {_kinds()} | required |")
+    rows = [
+        _row(name, field)
+        for name, field in fields.items()
+        if name not in nested and (name != "kind" or issubclass(model, Planted))
+    ]
+    if kinds:
+        allowed = ", ".join(f"`{get_args(kind.model_fields['kind'].annotation)[0]}`" for kind in kinds)
+        rows.insert(0, f"| `kind` | what the samples are; each kind has more keys, below | {allowed} | required |")
     table = ["| key | meaning | value | default |", "|---|---|---|---|", *rows]
     yield "\n".join([f"## `{title or path}`", "", _first_line(model), "", *table, ""])
     for name, section in nested.items():
@@ -99,6 +120,8 @@ def describe(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str
         return ", ".join(f"`{_spell(a)}`" for a in arguments)
     if origin is dict:
         return f"mapping of {describe(arguments[0])} to {describe(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, DatasetSettings):
+        return f"the keys of a `datasets.NAME` with `{_kind(annotation)}`"
     if origin in (list, tuple):
         fixed = origin is tuple and Ellipsis not in arguments
         count = f"{len(arguments)} values" if fixed else f"list{''.join(_lengths(metadata))}"
@@ -127,11 +150,15 @@ def _lengths(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
 
 
 def _as_model(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The settings that a key holds, alone or in a list; None of a data set, whose keys have a section already."""
+    if get_origin(annotation) is list:
+        annotation = get_args(annotation)[0]
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_model and not issubclass(annotation, DatasetSettings) else None
 
 
-def _kinds() -> str:
-    return ", ".join(f"`{get_args(model.model_fields['kind'].annotation)[0]}`" for model in KINDS)
+def _kind(model: type[BaseModel]) -> str:
+    return f"kind: {get_args(model.model_fields['kind'].annotation)[0]}"
 
 
 def _spell(value: Any) -> str:

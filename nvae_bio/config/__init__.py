@@ -1,8 +1,8 @@
 """Settings: the only schema of a config file.
 
-A config lists `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a model, how it is
-trained, which seeds). Everything is frozen and refuses unknown keys. This module imports neither torch nor scanpy, so
-that Snakemake can validate a config before any job.
+A config lists `datasets` (where samples come from and how they are prepared), `runs` (a data set, a model, how it is
+trained, which seeds) and perhaps `simulations` (data sets with a known truth). Everything is frozen and refuses unknown
+keys. This module imports neither torch nor scanpy, so that Snakemake can validate a config before any job.
 """
 
 from nvae_bio.config.base import Name, Settings, Share
@@ -16,7 +16,15 @@ from nvae_bio.config.datasets import (
     QcSettings,
     SplitSettings,
 )
-from nvae_bio.config.reading import check_yaml, iter_fields, load_config, load_dataset, load_settings, parse_settings
+from nvae_bio.config.reading import (
+    check_yaml,
+    iter_fields,
+    load_config,
+    load_dataset,
+    load_settings,
+    load_simulation,
+    parse_settings,
+)
 from nvae_bio.config.runs import (
     LIKELIHOODS,
     EmbeddingSettings,
@@ -32,11 +40,22 @@ from nvae_bio.config.runs import (
     WorkflowSettings,
     check_model_fits,
 )
+from nvae_bio.config.simulations import (
+    CountsSimulation,
+    ImagesSimulation,
+    Levels,
+    Planted,
+    Programme,
+    Simulation,
+    SimulationSettings,
+    Transformation,
+)
 
 __all__ = [
     "BUILTINS",
     "LIKELIHOODS",
     "CountsSettings",
+    "CountsSimulation",
     "Dataset",
     "DatasetSettings",
     "EmbeddingSettings",
@@ -44,17 +63,24 @@ __all__ = [
     "FitSettings",
     "GenerationSettings",
     "ImagesSettings",
+    "ImagesSimulation",
+    "Levels",
     "LikelihoodName",
     "ModelSettings",
     "Name",
     "NullKind",
+    "Planted",
+    "Programme",
     "QcSettings",
     "ReportSettings",
     "RunSettings",
     "Settings",
     "Share",
+    "Simulation",
+    "SimulationSettings",
     "SplitSettings",
     "TrainingSettings",
+    "Transformation",
     "Variant",
     "WorkflowSettings",
     "check_model_fits",
@@ -63,5 +89,6 @@ __all__ = [
     "load_config",
     "load_dataset",
     "load_settings",
+    "load_simulation",
     "parse_settings",
 ]

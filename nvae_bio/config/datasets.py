@@ -89,10 +89,23 @@ class DatasetSettings(Settings):
     )
     unlabeled_values: list[str] = Field([], description="labels that mean `unlabeled`, besides missing ones")
     batch_key: str | None = Field(
-        None, description="obs column of the technical batch; of joined files: `batch`, made from their names"
+        None,
+        description="obs column of the technical batch; of joined files: `batch`, made from their names. The decoder "
+        "is told it (`model.covariates`), so that what differs between batches is no factor: name no column that holds "
+        "what you look for",
     )
     donor_key: str | None = Field(None, description="obs column of the donor, the unit of resampling")
     condition_key: str | None = Field(None, description="obs column of a condition that figures are coloured by")
+    categorical_covariates: list[str] = Field(
+        [],
+        description="obs columns of further covariates with levels, such as a protocol; the decoder is told them as it "
+        "is the batch; a missing value is an unknown level",
+    )
+    continuous_covariates: list[str] = Field(
+        [],
+        description="obs columns of covariates that are numbers, such as an age, or `mito_share` and `n_genes` that "
+        "`prepare` makes of counts; a missing or infinite value counts as the mean",
+    )
     join_classes: dict[str, list[str]] = Field({}, description="coarser classes: new name -> labels that it takes in")
     min_samples_per_class: int = Field(20, ge=5, description="a class with fewer samples is rare (samples); at least 5")
     rare_classes: Literal["error", "drop", "unlabeled"] = Field(
@@ -124,7 +137,25 @@ class DatasetSettings(Settings):
             raise ValueError(f"join_classes: {twice[0]!r} is in more than one class")
         if self.split.by == "donor" and self.donor_key is None:
             raise ValueError("split.by: donor needs donor_key")
+        self._check_covariates()
         return self
+
+    def _check_covariates(self) -> None:
+        taken = {self.label_key: "is the class (label_key)"}
+        if self.batch_key is not None or self.makes_batches:
+            taken[self.batch_key or "batch"] = "is the batch, one already"
+        for setting in ("categorical_covariates", "continuous_covariates"):
+            for name in getattr(self, setting):
+                if name in taken:
+                    raise ValueError(f"{setting}: {name!r} {taken[name]}; allowed: another column")
+                taken[name] = "is named twice"
+
+    @property
+    def obs_keys(self) -> set[str]:
+        """All obs columns that are named."""
+        keys = [self.label_key, self.batch_key, self.donor_key, self.condition_key, self.split.key]
+        keys += [*self.categorical_covariates, *self.continuous_covariates]
+        return {key for key in keys if key is not None}
 
     @property
     def has_source(self) -> bool:
@@ -160,6 +191,11 @@ class CountsSettings(DatasetSettings):
     library_key: str | None = Field(
         None, description="obs column with all counts of the cell (counts), where the file holds only some of its genes"
     )
+    size_factor_key: str | None = Field(
+        None,
+        description="obs column with a size factor of each cell, above 0, for models with `size: size_factor`; scaled "
+        "so that the median over training cells is that of the library (counts)",
+    )
     qc: QcSettings = QcSettings()
     n_top_genes: PositiveInt | None = Field(
         2000, description="number of highly variable genes (seurat_v3, per batch, on training cells); null: all genes"
@@ -182,6 +218,9 @@ class ImagesSettings(DatasetSettings):
         None, description="height and width of a central crop before resizing (pixels)"
     )
     grey: bool = Field(False, description="turn colour into grey")
+    binarise: float | None = Field(
+        None, gt=0, lt=1, description="pixels from this value on become 1, all others 0 (0 to 1); for `bernoulli`"
+    )
 
     @property
     def makes_batches(self) -> bool:

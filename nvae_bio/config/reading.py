@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
-from nvae_bio.config.datasets import Dataset
-from nvae_bio.config.runs import WorkflowSettings
+from nvae_bio.config.datasets import Dataset, DatasetSettings
+from nvae_bio.config.runs import RunSettings, WorkflowSettings
+from nvae_bio.config.simulations import Simulation, SimulationSettings
 from nvae_bio.errors import UserError, models_in, nearest, one_line
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
@@ -54,8 +55,9 @@ def load_settings(source: str, model: type[SettingsType]) -> SettingsType:
     """Settings from JSON text, from a YAML file, or from one entry of a config file.
 
     Args:
-        source: text that starts with `{`; the path of a file; or `PATH:datasets.NAME`, `PATH:runs.NAME`. Of a run, a
-            model takes the keys that it has, or is one of its parts: one entry serves every step.
+        source: text that starts with `{`; the path of a file; or `PATH:datasets.NAME`, `PATH:runs.NAME`,
+            `PATH:simulations.NAME`. Of a run, a model takes the keys that it has, or is one of its parts: one entry
+            serves every step.
         model: a settings class.
 
     Raises:
@@ -93,19 +95,21 @@ def _read_values(text: str, source: str, parse: Callable[[str], Any]) -> Any:
 
 
 def _take_entry(config: WorkflowSettings, key: str, model: type[SettingsType], path: str) -> SettingsType:
-    """One data set or run of a config, or the part of it that is of type `model`."""
+    """One data set, run or simulation of a config, or the part of a run that is of type `model`."""
     entries: dict[str, BaseModel] = {f"datasets.{name}": dataset for name, dataset in config.datasets.items()}
     entries |= {f"runs.{name}": run for name, run in config.runs.items()}
+    entries |= {f"simulations.{name}": simulation for name, simulation in config.simulations.items()}
     if key not in entries:
         raise UserError(f"{path}: no entry {key!r}; {nearest(key, entries)}there are: {', '.join(entries)}")
     entry = entries[key]
     for wanted in models_in(model):
         if isinstance(entry, wanted):
             return parse_settings({name: getattr(entry, name) for name in wanted.model_fields}, model, path)
-        for _, part in entry:
+        for _, part in entry if isinstance(entry, RunSettings) else ():
             if isinstance(part, wanted):
                 return parse_settings(part, model, path)
-    section = "datasets" if key.startswith("runs.") else "runs"
+    homes = {DatasetSettings: "datasets", SimulationSettings: "simulations"}
+    section = next((name for home, name in homes.items() if issubclass(models_in(model)[0], home)), "runs")
     raise UserError(f"{path}:{key}: an entry of `{section}` is needed here")
 
 
@@ -115,6 +119,15 @@ def load_dataset(source: str) -> Dataset:
 
 
 class _AnyDataset(RootModel[Dataset]):
+    pass
+
+
+def load_simulation(source: str) -> Simulation:
+    """Settings of a simulation of any kind, from what `load_settings` takes."""
+    return load_settings(source, _AnySimulation).root
+
+
+class _AnySimulation(RootModel[Simulation]):
     pass
 
 

@@ -7,17 +7,28 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
-from nvae_bio.config.datasets import Dataset
+from nvae_bio.config.datasets import CountsSettings, Dataset
+from nvae_bio.config.simulations import Simulation
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
-LikelihoodName = Literal["negative_binomial", "bernoulli", "gaussian"]
 NullKind = Literal["no_private", "no_factor", "permuted_labels", "permuted_features"]
+Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]
+LikelihoodName = Literal[
+    "negative_binomial",
+    "zero_inflated_negative_binomial",
+    "poisson",
+    "cross_entropy",
+    "bernoulli",
+    "discretized_logistic",
+    "gaussian",
+]
 LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
-    "counts": ("negative_binomial",),
-    "images": ("bernoulli", "gaussian"),
+    "counts": ("negative_binomial", "zero_inflated_negative_binomial", "poisson"),
+    "images": ("cross_entropy", "bernoulli", "discretized_logistic", "gaussian"),
     "features": ("gaussian",),
 }
+DISPERSED: tuple[LikelihoodName, ...] = ("negative_binomial", "zero_inflated_negative_binomial")
 
 
 class ModelSettings(Settings):
@@ -39,11 +50,46 @@ class ModelSettings(Settings):
         "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
     )
     classifier_weight: float = Field(
-        1.0, ge=0, description="weight of log q(y|x); its network is separate from the generative part"
+        1.0,
+        ge=0,
+        description="weight of log q(y|x); its network is separate from the generative part, and matters to it through "
+        "unlabeled samples alone: where those are many and labels few, 10 to 50 keeps the classes in their places",
+    )
+    independence: Independence = Field(
+        "none",
+        description="what training subtracts where z_s depends on the class: `none` (the paper); `moments`: squared "
+        "means of the classes; `aggregate_kl`: KL of each class's aggregate posterior to the prior; `mmd`: the same as "
+        "a kernel distance; `hsic`: dependence on the class alone",
+    )
+    independence_weight: float = Field(
+        1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
     )
     likelihood: LikelihoodName | None = Field(
-        None, description="default by kind: negative_binomial for counts, bernoulli for images, gaussian for features"
+        None,
+        description="default by kind: negative_binomial for counts, cross_entropy for images, gaussian for features; "
+        "docs/model.md says which to choose",
     )
+    dispersion: Literal["gene", "gene_batch"] = Field(
+        "gene",
+        description="θ of the negative binomial, zero-inflated or not: one a gene, or one a gene in each batch of the "
+        "data set",
+    )
+    size: Literal["library", "size_factor"] = Field(
+        "library",
+        description="counts: what a cell's means are proportional to. `library`: all its counts, shared out among the "
+        "genes; `size_factor`: the data set's `size_factor_key`, each gene by itself",
+    )
+    covariates: Literal["none", "decoder", "both"] = Field(
+        "decoder",
+        description="what is told the batch and the other covariates of the data set: nothing, the `decoder`, or "
+        "`both` the decoder and the encoder (and the classifier)",
+    )
+    max_one_hot: PositiveInt = Field(
+        20,
+        description="a categorical covariate of at most so many levels has weights of its own for each; one of more "
+        "levels is embedded",
+    )
+    covariate_dims: PositiveInt = Field(10, description="dims of the embedding of a covariate of many levels")
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
     hidden: tuple[Width, ...] = Field(
         (128, 128),
@@ -58,6 +104,11 @@ class ModelSettings(Settings):
     def n_latent(self) -> int:
         """S + K, what the decoder sees of a sample's latent."""
         return self.n_shared + self.n_private
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether training subtracts an independence term."""
+        return self.independence != "none" and self.independence_weight > 0
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +127,10 @@ class ModelSettings(Settings):
                 raise ValueError(
                     f"{name} {value} does not fit variant {self.variant!r}: it must be {'above 0' if wanted else '0'}"
                 )
+        if self.independence != "none" and not shared:
+            raise ValueError(
+                f"independence {self.independence!r} does not fit variant {self.variant!r}: it lacks z_s; allowed: none"
+            )
         return self
 
 
@@ -97,6 +152,20 @@ class TrainingSettings(Settings):
         30,
         description="epochs without a better validation ELBO before training stops, counted after the warm-up; null: "
         "never",
+    )
+    unlabeled: Literal["use", "ignore"] = Field(
+        "use",
+        description="`use`: training samples without a class train by the bound on log p(x), in which q(y|x) weighs "
+        "the classes; `ignore`: they do not train",
+    )
+    unlabeled_classes: PositiveInt = Field(
+        10,
+        description="likeliest classes that this bound sums over, all if there are no more; its cost grows with them",
+    )
+    class_balance: Literal["none", "balanced"] = Field(
+        "none",
+        description="`balanced`: an epoch has as many labelled samples as ever but the same number of each class: "
+        "those of rare classes repeat, those of common ones take turns over epochs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU if there is one")
     n_threads: PositiveInt | Literal["auto"] = Field(
@@ -141,9 +210,9 @@ class ReportSettings(Settings):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
     null: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
         "no_private",
-        description="data on which the run is refitted to see what its detector finds where no class has a factor of its "
-        "own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets factors "
-        "pass that S has no room for, the second destroys shared factors too) and are here to show it",
+        description="data on which the run is refitted, to see what its detector finds where no class has a factor of "
+        "its own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets "
+        "factors pass that S has no room for, the second destroys shared factors too) and are here to show it",
     )
     n_refits: NonNegativeInt = Field(
         20,
@@ -200,7 +269,7 @@ class FitSettings(Settings):
             values["n_shared"] = self.model.n_private  # held at class means, so that their number matters little
         return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
 
-    def with_training(self, **values: int) -> FitSettings:
+    def with_training(self, **values: float | str) -> FitSettings:
         """The same with other values of `training`."""
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
 
@@ -245,26 +314,41 @@ class WorkflowSettings(Settings):
 
     datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
     runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
+    simulations: dict[Name, Simulation] = Field(
+        {}, description="named simulations; a data set reads one from `resources/simulated/NAME.h5ad`"
+    )
 
     @model_validator(mode="after")
     def _check_runs(self) -> WorkflowSettings:
         for name, dataset in self.datasets.items():
             if not dataset.has_source:
                 raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
+        for name, simulation in self.simulations.items():
+            if not simulation.source.has_source:
+                raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
         for name, run in self.runs.items():
             if run.dataset not in self.datasets:
                 raise ValueError(
                     f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
                 )
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
+            _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
         return self
+
+
+def _check_columns(model: ModelSettings, dataset: Dataset, where: str, source: str) -> None:
+    """Refuse a model that needs a column which the data set does not name."""
+    if model.size == "size_factor" and isinstance(dataset, CountsSettings) and dataset.size_factor_key is None:
+        raise ValueError(f"{where}size: 'size_factor' needs {source}.size_factor_key; allowed without: library")
+    if model.dispersion == "gene_batch" and dataset.batch_key is None and not dataset.makes_batches:
+        raise ValueError(f"{where}dispersion: 'gene_batch' needs {source}.batch_key; allowed without: gene")
 
 
 def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> LikelihoodName:
     """The likelihood that `model` has on data of `kind`.
 
     Raises:
-        ValueError: the likelihood or backbone cannot model data of that kind.
+        ValueError: the likelihood or backbone cannot model data of that kind, or the likelihood lacks what is set.
     """
     allowed = LIKELIHOODS[kind]
     likelihood = model.likelihood or allowed[0]
@@ -272,6 +356,13 @@ def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> Likeli
         raise ValueError(
             f"{where}likelihood: {likelihood!r} does not fit data of kind {kind!r}; allowed: {', '.join(allowed)}"
         )
+    if model.dispersion == "gene_batch" and likelihood not in DISPERSED:
+        raise ValueError(
+            f"{where}dispersion: 'gene_batch' needs likelihood {' or '.join(DISPERSED)}, not {likelihood!r}; "
+            "allowed: gene"
+        )
+    if model.size == "size_factor" and kind != "counts":
+        raise ValueError(f"{where}size: 'size_factor' needs data of kind 'counts', not {kind!r}; allowed: library")
     if model.backbone == "conv" and kind != "images":
         raise ValueError(f"{where}backbone: 'conv' needs data of kind 'images', not {kind!r}; allowed: mlp")
     return likelihood

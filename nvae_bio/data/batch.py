@@ -112,7 +112,7 @@ class Batch(NamedTuple):
     Attributes:
         x: counts, pixels or features, (…, rows, features), float32.
         label: index of the class, (…, rows); -1 where unlabeled.
-        library: all counts of each sample, (…, rows), float32; None unless the data are counts.
+        library: all counts of each sample, or its size factor, (…, rows), float32; None unless the data are counts.
         counts: what a count likelihood needs besides; if None, such a likelihood makes it.
         covariates: None where the model has none.
     """

@@ -162,8 +162,7 @@ def _read_table(path: Path, settings: CountsSettings) -> AnnData:
         frame = frame.set_axis(pd.Index(frame.iloc[:, 0].astype(str)), axis=0).iloc[:, 1:]
     if settings.transpose:
         frame = frame.T
-    keys = {settings.label_key, settings.batch_key, settings.donor_key, settings.condition_key}
-    keys |= {settings.library_key, settings.split.key}
+    keys = settings.obs_keys | {settings.library_key, settings.size_factor_key}
     numeric = np.array([pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes], dtype=bool)
     is_obs = np.array([name in keys for name in frame.columns], dtype=bool) | ~numeric
     check_once(frame.columns[is_obs], str(path))

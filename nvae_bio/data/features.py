@@ -83,8 +83,7 @@ def _feature_columns(frame: pd.DataFrame, settings: FeaturesSettings, where: str
             if not numeric[frame.columns == name].all():
                 raise UserError(f"{where}: feature_columns: column {name!r} holds text; allowed: numbers")
         return np.asarray(frame.columns.isin(settings.feature_columns))
-    keys = [settings.label_key, settings.batch_key, settings.donor_key, settings.condition_key, settings.split.key]
-    chosen = numeric & ~np.asarray(frame.columns.isin([key for key in keys if key is not None]))
+    chosen = numeric & ~np.asarray(frame.columns.isin(list(settings.obs_keys)))
     if not chosen.any():
         raise UserError(
             f"{where}: no column of numbers but the keys named in the settings; found {listed(frame.columns)}"

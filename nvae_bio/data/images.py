@@ -68,7 +68,7 @@ def images_from_anndata(adata: AnnData, settings: ImagesSettings, where: str) ->
     Args:
         adata: one column a pixel; var has channel, row, column, or `settings.image_shape` says how columns run
             (channel by channel, row by row).
-        settings: `image_shape`, `grey`, `crop`, `resize`.
+        settings: `image_shape`, `grey`, `crop`, `resize`, `binarise`.
         where: the file, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Names of samples and features: text, and each only once."""
+"""Names of samples, features and classes: text, and where they must be each only once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 
@@ -29,6 +30,23 @@ def listed(names: Iterable[object], limit: int = 30) -> str:
     """
     shown = [str(name) for name in names]
     return ", ".join(shown) if len(shown) <= limit else f"{', '.join(shown[:limit])}, … ({len(shown)} in all)"
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Values as text, missing or empty ones as None; 3.0 is `3`.
+
+    >>> as_text(pd.Series([3.0, float("nan")])).tolist()
+    ['3', None]
+    """
+    missing = values.isna().to_numpy()
+    text = [None if gone else _text(value) for value, gone in zip(values.astype(object), missing, strict=True)]
+    return pd.Series(text, index=values.index, dtype=object)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value) or None
 
 
 def unique_names(names: pd.Index, what: str, where: str, make_unique: bool) -> pd.Index:

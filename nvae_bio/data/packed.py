@@ -87,6 +87,17 @@ class PackedMatrix:
         held = values.n_bytes if isinstance(values, SparseRows) else values.numel() * values.element_size()
         return held + self.listed.n_bytes + (0 if self.log_factorial is None else 8 * len(self.log_factorial))
 
+    @property
+    def is_bytes(self) -> bool:
+        """Whether all values are k/255."""
+        return self.divisor == BYTE
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether all values are 0 or 1; not of counts."""
+        values = self.values
+        return isinstance(values, Tensor) and bool(((values == 0) | (values == self.divisor)).all())
+
     def to(self, device: torch.device) -> PackedMatrix:
         """The same on `device`."""
         return PackedMatrix(

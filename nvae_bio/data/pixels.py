@@ -36,11 +36,11 @@ def to_unit(pixels: np.ndarray, where: str) -> np.ndarray:
 
 
 def fit_images(images: np.ndarray, settings: ImagesSettings, where: str) -> np.ndarray:
-    """Grey, then the central crop, then the resize that the settings ask for.
+    """Grey, then the central crop, the resize and the threshold that the settings ask for.
 
     Args:
         images: (n, channels, height, width), in [0, 1].
-        settings: `grey`, `crop` and `resize`.
+        settings: `grey`, `crop`, `resize` and `binarise`.
         where: the file, for messages.
 
     Returns:
@@ -62,7 +62,7 @@ def fit_images(images: np.ndarray, settings: ImagesSettings, where: str) -> np.n
     if settings.resize is not None and images.shape[2:] != settings.resize:
         images = _resize(images, settings.resize)
     fitted: np.ndarray = np.clip(images, 0, 1)  # weights of a filter add up to 1 only to rounding
-    return fitted
+    return fitted if settings.binarise is None else (fitted >= settings.binarise).astype(np.float32)
 
 
 def _resize(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.data.batch import Batch, Covariates
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.packed import PackedMatrix, pack
+from nvae_bio.errors import UserError
 
 UNLABELED = -1
 
@@ -25,7 +27,7 @@ class Samples:
     Attributes:
         matrix: counts, pixels or features, packed.
         label: index of the class, (n,); -1 where unlabeled.
-        library: all counts of each sample, (n,), float32; None unless the data are counts.
+        library: all counts of each sample, or its size factor, (n,), float32; None unless the data are counts.
         covariates: of each sample, (n, …); None where the model has none.
     """
 
@@ -57,18 +59,60 @@ class Samples:
             yield self.take(part)
 
 
-def to_samples(prepared: AnnData, classes: Sequence[str]) -> Samples:
+def sizes_of(obs: pd.DataFrame, size: str) -> pd.Series:
+    """What the means of each sample are proportional to, counts: `library` or `size_factor`, from `obs`.
+
+    Raises:
+        UserError: the data set was prepared without.
+    """
+    if size not in obs:
+        raise UserError(f"model.size: {size!r}: the data have no obs[{size!r}]; set {size}_key and prepare them again")
+    sizes: pd.Series = obs[size]
+    return sizes
+
+
+def to_samples(
+    prepared: AnnData,
+    classes: Sequence[str],
+    covariates: CovariateSet | None = None,
+    *,
+    size: str = schema.LIBRARY,
+) -> Samples:
     """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
-        prepared: with `obs["label"]`, and `obs["library"]` where the data are counts.
+        prepared: with `obs["label"]`, and `obs[size]` where the data are counts.
         classes: class names in the order of the model; a label that is none of them becomes -1.
+        covariates: those that the model is told; None for none.
+        size: `library` or `size_factor`, as the model's settings say.
+
+    Raises:
+        UserError: counts without that size.
     """
     codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
     is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
     if is_counts:
-        library = torch.from_numpy(prepared.obs[schema.LIBRARY].to_numpy(np.float32).copy())
-    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library)
+        library = torch.from_numpy(sizes_of(prepared.obs, size).to_numpy(np.float32).copy())
+    told = covariates.read(prepared.obs) if covariates else None
+    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library, told)
+
+
+def check_pixels(matrix: PackedMatrix, likelihood: str) -> None:
+    """Refuse pixels that a likelihood has no probability for.
+
+    Raises:
+        UserError: naming the likelihood, and the others.
+    """
+    if likelihood == "bernoulli" and not matrix.is_binary:
+        raise UserError(
+            "model.likelihood: 'bernoulli' needs pixels of 0 and 1 (set the data set's `binarise`; prepare again); "
+            "allowed for grey ones: cross_entropy, gaussian"
+        )
+    if likelihood == "discretized_logistic" and not matrix.is_bytes:
+        raise UserError(
+            "model.likelihood: 'discretized_logistic' needs pixels of 8 bits, k/255, which resized ones are not; "
+            "allowed for these: cross_entropy, gaussian"
+        )
 
 
 def make_generator(device: torch.device, *seeds: int) -> torch.Generator:
@@ -77,6 +121,36 @@ def make_generator(device: torch.device, *seeds: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def epoch_order(n_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order of all samples in an epoch, (n_samples,): a function of seed and epoch alone."""
-    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_samples))
+def epoch_order(n_samples: int, *seeds: int) -> Tensor:
+    """The order of all samples in an epoch, (n_samples,): a function of its seeds alone, of (seed, epoch), say."""
+    return torch.from_numpy(np.random.default_rng(seeds).permutation(n_samples))
+
+
+def balanced_order(label: np.ndarray, seed: int, epoch: int) -> Tensor:
+    """As many samples of each class (but for one) in random order: a function of seed and epoch alone.
+
+    Each class goes round its samples, in an order of its own, and an epoch goes on where the one before it ended. So
+    those of rare classes repeat, and those of common ones all have their turn.
+
+    Args:
+        label: class of each sample, (n,), no sample unlabelled.
+        seed: of the orders.
+        epoch: 0, 1, …
+
+    Returns:
+        Places in `label`, (n,).
+    """
+    n, classes = len(label), np.unique(label)
+    slot = epoch * n + np.arange(n)  # counted over all epochs; the classes take turns
+    drawn = np.empty(n, np.int64)
+    for turn, name in enumerate(classes.tolist()):
+        mine = slot % len(classes) == turn
+        members = np.random.default_rng((seed, name)).permutation(np.flatnonzero(label == name))
+        drawn[mine] = members[(slot[mine] // len(classes)) % len(members)]
+    return torch.from_numpy(drawn)[epoch_order(n, seed, epoch)]
+
+
+def even_parts(order: Tensor, n_parts: int) -> tuple[Tensor, ...]:
+    """The last dimension in parts whose sizes differ by one at most, larger ones spread evenly; some may be empty."""
+    n = order.shape[-1]
+    return order.tensor_split([part * n // n_parts for part in range(1, n_parts)], dim=-1)

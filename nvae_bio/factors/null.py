@@ -5,9 +5,9 @@ sample its class, library and a draw z_s ~ q(z_s|x), and decodes it to new count
 classes uses in z_s is a private factor that the base model had no other place for, and is held at the class mean. The
 run's own model is then trained on these data, and what its detector finds there is the null.
 
-Kinds of null data: `no_private` as above; `no_factor`, in which every shared dim is held at its class mean; and two that
-are known to be wrong and are kept to show it: `permuted_labels`, and `permuted_features`, each feature shuffled among the
-samples of a class, which destroys shared structure too.
+Kinds of null data: `no_private` as above; `no_factor`, in which every shared dim is held at its class mean; and two
+that are known to be wrong and are kept to show it: `permuted_labels`, and `permuted_features`, each feature shuffled
+among the samples of a class, which destroys shared structure too.
 """
 
 from __future__ import annotations
@@ -77,18 +77,20 @@ def _latent(encoded: Encoded, held: np.ndarray, generator: torch.Generator) -> T
 @torch.no_grad()
 def _decoded(prepared: AnnData, base: TrainedModel, kind: NullKind, seed: int) -> np.ndarray | scipy.sparse.csr_matrix:
     """New counts, pixels or features of every sample, (n, features)."""
-    network, samples = base.network, to_samples(prepared, base.card.classes)
+    network, card = base.network, base.card
+    samples = to_samples(prepared, card.classes, card.covariates, size=card.settings.model.size)
     generator = make_generator(CPU, seed, 1)
-    with reproducible(base.card.settings.training.threads):
+    with reproducible(card.settings.training.threads):
         encoded = encode(network, samples, 1, seed)
         z = _latent(encoded, _held_dims(_held_out(prepared, encoded), kind), generator)
         parts = []
         for rows in torch.arange(len(z)).split(CHUNK):
             library = None if samples.library is None else samples.library[rows]
             nothing = torch.zeros(len(rows), 0)
-            drawn = network.decode(z[rows], nothing, encoded.label[rows], library).sample(generator).numpy()
-            parts.append(scipy.sparse.csr_matrix(drawn) if base.card.kind == "counts" else drawn)
-    return scipy.sparse.vstack(parts, format="csr") if base.card.kind == "counts" else np.concatenate(parts)
+            told = None if samples.covariates is None else samples.covariates.take(rows)
+            drawn = network.decode(z[rows], nothing, encoded.label[rows], library, told).sample(generator).numpy()
+            parts.append(scipy.sparse.csr_matrix(drawn) if card.kind == "counts" else drawn)
+    return scipy.sparse.vstack(parts, format="csr") if card.kind == "counts" else np.concatenate(parts)
 
 
 def _permuted_labels(prepared: AnnData, rng: np.random.Generator) -> AnnData:
@@ -164,8 +166,10 @@ def refit_null(
     """
     drawn = draw_null(prepared, base, kind, refit)
     trained = train_model(drawn, settings, FIRST_SEED + refit, progress=False)
-    with reproducible(trained.card.settings.training.threads):
-        encoded = encode(trained.network, to_samples(drawn, trained.card.classes), 1, refit)
+    card = trained.card
+    samples = to_samples(drawn, card.classes, card.covariates, size=card.settings.model.size)
+    with reproducible(card.settings.training.threads):
+        encoded = encode(trained.network, samples, 1, refit)
     table = _held_out(drawn, encoded).statistics()
     table.insert(0, "kind", kind)
     table.insert(1, "refit", refit)

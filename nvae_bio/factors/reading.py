@@ -1,4 +1,4 @@
-"""What the called factors mean together, in words: private, shared, hidden in z_s, or spilled because S is too small."""
+"""What the called factors mean together, in words: private, shared, hidden in z_s, or spilled for S is too small."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def notes(table: pd.DataFrame) -> list[str]:
     spilled = table[table["reading"].str.contains("S is too small")]
     if len(spilled):
         said.append(
-            f"S too small: in {spilled['seed'].nunique()} of {table['seed'].nunique()} seeds the private blocks of most "
-            "classes hold the same factor; raise model.n_shared"
+            f"S too small: in {spilled['seed'].nunique()} of {table['seed'].nunique()} seeds the private blocks of "
+            "most classes hold the same factor; raise model.n_shared"
         )
     hidden = table[table["reading"].str.startswith("hidden in z_s")]
     if len(hidden):
         said.append(
-            f"hidden in z_s: in {hidden['seed'].nunique()} of {table['seed'].nunique()} seeds a shared dim is used by few "
-            "classes alone; it is reported as private to them, and a smaller model.n_shared or beta_private would move it "
-            "into their blocks"
+            f"hidden in z_s: in {hidden['seed'].nunique()} of {table['seed'].nunique()} seeds a shared dim is used by "
+            "few classes alone; it is reported as private to them, and a smaller model.n_shared or beta_private would "
+            "move it into their blocks"
         )
     return said

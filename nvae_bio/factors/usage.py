@@ -42,14 +42,14 @@ class Usage:
     @property
     def n_classes(self) -> int:
         """C."""
-        return len(self.shared)
+        return int(self.shared.shape[0])
 
     def exclusive(self) -> np.ndarray:
         """K[y, s] above the median of the other classes, (C, S); 0 where there is one class only."""
         if self.n_classes < 2:
             return np.zeros_like(self.shared)
         others = [np.median(np.delete(self.shared, y, axis=0), axis=0) for y in range(self.n_classes)]
-        return self.shared - np.stack(others)
+        return np.asarray(self.shared - np.stack(others))
 
     def used(self, min_kl: float) -> np.ndarray:
         """Whether a class uses a shared dim, by size alone, (C, S)."""

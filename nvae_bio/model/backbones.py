@@ -26,6 +26,21 @@ def dense_layers(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class DenseTrunk(nn.Sequential):
+    """`dense_layers` whose first one takes an offset before its ReLU: what covariates add to it."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__(*dense_layers(widths))
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Features, (batch, widths[-1]), of x (batch, widths[0]) and an offset (…, widths[1])."""
+        first, *layers = self
+        hidden: Tensor = first(x) if offset is None else first(x) + offset
+        for layer in layers:
+            hidden = layer(hidden)
+        return hidden
+
+
 def halved_sizes(image: ImageShape, n_stages: int) -> list[tuple[int, int]]:
     """Height and width before the first stage and after each; a stage halves, rounding up.
 
@@ -59,11 +74,11 @@ class ConvTrunk(nn.Module):
             for n_in, n_out in pairwise(widths)
         ]
         self.stages = nn.Sequential(*stages, nn.Flatten())
-        self.dense = dense_layers([channels[-1] * math.prod(halved_sizes(image, len(channels))[-1]), *hidden])
+        self.dense = DenseTrunk([channels[-1] * math.prod(halved_sizes(image, len(channels))[-1]), *hidden])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of the images, (batch, hidden[-1])."""
-        features: Tensor = self.dense(self.stages(x.reshape(-1, *self.image)))
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Features of the images, (batch, hidden[-1]); the offset goes to the first dense layer."""
+        features: Tensor = self.dense(self.stages(x.reshape(-1, *self.image)), offset)
         return features
 
 
@@ -108,11 +123,11 @@ class DenseHead(nn.Sequential):
 def make_trunk(
     backbone: str, n_features: int, image: ImageShape | None, hidden: Sequence[int], channels: Sequence[int]
 ) -> nn.Module:
-    """A network from samples to (batch, hidden[-1])."""
+    """A network from samples, and an offset of its first dense layer, to (batch, hidden[-1])."""
     if backbone == "conv":
         assert image is not None
         return ConvTrunk(image, channels, hidden)
-    return dense_layers([n_features, *hidden])
+    return DenseTrunk([n_features, *hidden])
 
 
 def make_head(

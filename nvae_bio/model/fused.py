@@ -1,4 +1,4 @@
-"""The negative binomial of `nvae_bio.model.kernels` for the CPU, one row at a time in the first-level cache.
+"""The count likelihoods of `nvae_bio.model.kernels` for the CPU, one row at a time in the first-level cache.
 
 The same sums as there, compiled by Numba: each loop reads few arrays and has no branch, so that it becomes vector
 instructions. exp and log1p are computed here, for a library's would be called number by number; both are good to 2
@@ -168,40 +168,137 @@ def _by_logits(by_log_mean: Any, p: Any, factor: Any, out: Any) -> None:
         out[g] = by_log_mean[g] - p[g] * factor
 
 
+@njit(fastmath=SUMS, error_model="numpy")
+def _inflated_terms(x: Any, z: Any, shift: Any, dispersion: Any, log1p_t: Any, gate: Any) -> Any:
+    """`_power_terms` with zero inflation: in place of log NB(0) at x = 0 its log-sum with the gate, and log(1−π)."""
+    total = float32(0)
+    for g in range(x.shape[0]):
+        absent = -dispersion[g] * log1p_t[g]
+        zero = max(gate[g], absent) + _log1p(_exp(-abs(gate[g] - absent)))
+        seen = x[g] * (z[g] + shift - log1p_t[g]) + absent
+        log_norm = max(gate[g], float32(0)) + _log1p(_exp(-abs(gate[g])))
+        total += (zero if x[g] == float32(0) else seen) - log_norm
+    return total
+
+
+@njit(fastmath=EXACT, error_model="numpy")
+def _zero_weights(x: Any, dispersion: Any, log1p_t: Any, gate: Any, weight: Any) -> None:
+    """Probability that a zero is the negative binomial's own; 1 of other counts."""
+    for g in range(x.shape[0]):
+        log_odds = -dispersion[g] * log1p_t[g] - gate[g]
+        small = _exp(-abs(log_odds))
+        own = (float32(1) if log_odds > 0 else small) / (float32(1) + small)
+        weight[g] = own if x[g] == float32(0) else float32(1)
+
+
+@njit(fastmath=EXACT, error_model="numpy")
+def _by_gate(weight: Any, gate: Any, out: Any) -> None:
+    for g in range(weight.shape[0]):
+        small = _exp(-abs(gate[g]))
+        out[g] = (float32(1) - weight[g]) - (float32(1) if gate[g] > 0 else small) / (float32(1) + small)
+
+
+@njit(fastmath=EXACT)
+def _times(weight: Any, out: Any) -> None:
+    for g in range(weight.shape[0]):
+        out[g] *= weight[g]
+
+
 @njit
-def _row(
-    z: Any, log_library: Any, x: Any, stored: Any, start: Any, dispersion: Any, inverse: Any, rising: Any,
-    by_rising: Any, by_logits: Any, by_dispersion: Any,
-) -> Any:  # fmt: skip
-    n = x.shape[0]
-    p, t, log1p_t, place = np.empty(n + 1, F), np.empty(n, F), np.empty(n, F), np.empty(n, np.uint32)
+def _scale_of(z: Any, log_library: Any, normalised: Any, p: Any) -> Any:
+    """p = exp(z − peak); the factor from p to means, the shift from z to log means, Σ p (0 if not normalised)."""
     peak = _largest(z)
     _exp_above(z, peak, p)
+    if not normalised:
+        return F(math.exp(log_library + peak)), log_library, float32(0)
     norm = _sum(p)
-    _ratio(p, F(math.exp(log_library) / norm), inverse, t)
+    return F(math.exp(log_library) / norm), F(log_library - peak - math.log(norm)), norm
+
+
+@njit
+def _through_rates(by_log_mean: Any, total: Any, p: Any, norm: Any, out: Any) -> None:
+    """Gradient by the logits, the rest's too, from those by log means and their total."""
+    factor = F(total / norm) if norm > 0 else F(0)
+    _by_logits(by_log_mean, p, factor, out)
+    for g in range(by_log_mean.shape[0], out.shape[0]):
+        out[g] = -p[g] * factor
+
+
+@njit
+def _row(
+    outputs: Any, normalised: Any, log_library: Any, x: Any, stored: Any, start: Any, dispersion: Any, inverse: Any,
+    rising: Any, by_rising: Any, by_outputs: Any, by_dispersion: Any,
+) -> Any:  # fmt: skip
+    n = x.shape[0]
+    n_means = n + 1 if normalised else n
+    z, gate, inflated = outputs[:n_means], outputs[n_means:], outputs.shape[0] > n_means
+    p, t, log1p_t, place = np.empty(n_means, F), np.empty(n, F), np.empty(n, F), np.empty(n, np.uint32)
+    scale, shift, norm = _scale_of(z, log_library, normalised, p)
+    _ratio(p, scale, inverse, t)
     _log1p_of(t, log1p_t)
     _places(stored, start, place)
-    value = _power_terms(x, z, F(log_library - peak - math.log(norm)), dispersion, log1p_t) + _sum_at(rising, place)
-    if by_logits.shape[0] > 0:
+    value = _sum_at(rising, place)
+    if inflated:
+        value += _inflated_terms(x, z, shift, dispersion, log1p_t, gate)
+    else:
+        value += _power_terms(x, z, shift, dispersion, log1p_t)
+    if by_outputs.shape[0] > 0:
         _pulled(x, dispersion, t)
         _by_dispersion(by_rising, place, t, dispersion, log1p_t, by_dispersion)
-        factor = F(_by_log_mean(x, t) / norm)
-        _by_logits(t, p, factor, by_logits)
-        by_logits[n] = -p[n] * factor
+        total = _by_log_mean(x, t)
+        if inflated:
+            weight = np.empty(n, F)
+            _zero_weights(x, dispersion, log1p_t, gate, weight)
+            _by_gate(weight, gate, by_outputs[n_means:])
+            _times(weight, t)
+            _times(weight, by_dispersion)
+            total = _sum(t)
+        _through_rates(t, total, p, norm, by_outputs[:n_means])
     return value
 
 
 @njit(parallel=True, cache=True)
 def _rows(
-    logits: Any, log_library: Any, x: Any, stored: Any, start: Any, index: Any, dispersion: Any,
-    inverse: Any, rising: Any, by_rising: Any, value: Any, by_logits: Any, by_dispersion: Any,
+    outputs: Any, normalised: Any, log_library: Any, x: Any, stored: Any, start: Any, index: Any, dispersion: Any,
+    inverse: Any, rising: Any, by_rising: Any, value: Any, by_outputs: Any, by_dispersion: Any,
 ) -> None:  # fmt: skip
     for row in prange(x.shape[0]):
         i = index[row]
         value[row] = _row(
-            logits[row], log_library[row], x[row], stored[row], start, dispersion[i], inverse[i], rising[i],
-            by_rising[i], by_logits[row], by_dispersion[row],
+            outputs[row], normalised, log_library[row], x[row], stored[row], start, dispersion[i], inverse[i],
+            rising[i], by_rising[i], by_outputs[row], by_dispersion[row],
         )  # fmt: skip
+
+
+@njit(fastmath=SUMS)
+def _poisson_terms(x: Any, z: Any, shift: Any, p: Any, scale: Any) -> Any:
+    """Σ x log μ − μ."""
+    total = float32(0)
+    for g in range(x.shape[0]):
+        total += x[g] * (z[g] + shift) - p[g] * scale
+    return total
+
+
+@njit(fastmath=SUMS)
+def _residuals(x: Any, p: Any, scale: Any, out: Any) -> Any:
+    """x − μ; and its sum."""
+    total = float32(0)
+    for g in range(x.shape[0]):
+        out[g] = x[g] - p[g] * scale
+        total += out[g]
+    return total
+
+
+@njit(parallel=True, cache=True)
+def _poisson_rows(logits: Any, normalised: Any, log_library: Any, x: Any, value: Any, by_logits: Any) -> None:
+    for row in prange(x.shape[0]):
+        z, p = logits[row], np.empty(logits.shape[1], F)
+        scale, shift, norm = _scale_of(z, log_library[row], normalised, p)
+        value[row] = _poisson_terms(x[row], z, shift, p, scale)
+        if by_logits.shape[1] > 0:
+            residual = np.empty(x.shape[1], F)
+            total = _residuals(x[row], p, scale, residual)
+            _through_rates(residual, total, p, norm, by_logits[row])
 
 
 @njit(fastmath=EXACT)
@@ -218,11 +315,11 @@ def _log1p_scaled(x: Any, scale: Any, out: Any) -> None:
         _log1p_of(scaled, out[row])
 
 
-def _run(loop: Callable[..., None], *parts: Tensor) -> None:
+def _run(loop: Callable[..., None], *parts: Tensor | bool) -> None:
     """A loop over rows, on as many threads as torch has; each row is done by one, so their number changes no result."""
     n_threads = torch.get_num_threads()
     numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
-    loop(*(part.detach().contiguous().numpy() for part in parts))
+    loop(*(part if isinstance(part, bool) else part.detach().contiguous().numpy() for part in parts))
     if torch.get_num_threads() != n_threads:  # they share OpenMP, and Numba's first call sets its threads to all
         torch.set_num_threads(n_threads)
 
@@ -266,13 +363,14 @@ def climb(start: Tensor, step: Tensor, dispersion: Tensor, *, with_gradient: boo
 
 
 def negative_binomial(
-    logits: Tensor, log_library: Tensor, x: Tensor, stored: Tensor, start: Tensor, index: Tensor, dispersion: Tensor,
-    rising: Tensor, by_rising: Tensor | None,
+    outputs: Tensor, normalised: bool, log_library: Tensor, x: Tensor, stored: Tensor, start: Tensor, index: Tensor,
+    dispersion: Tensor, rising: Tensor, by_rising: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """log NB + log x! of each row, and its gradients by logits and by log θ of each entry; see `kernels`.
+    """log p(x) + log x! of each row, and its gradients by outputs and by log θ of each entry; see `kernels`.
 
     Args:
-        logits: (n, features + 1), float32 on the CPU, as all others.
+        outputs: (n, n_outputs), float32 on the CPU, as all others.
+        normalised: whether means are a softmax of the outputs, the rest's last.
         log_library: (n,).
         x: (n, features).
         stored: its places above `start`, (n, features), uint8.
@@ -282,12 +380,21 @@ def negative_binomial(
         rising: (groups, steps).
         by_rising: (groups, steps); None where no gradients are wanted.
     """
-    value = torch.empty(len(logits))
-    shapes = ((len(x), 0), (len(x), 0)) if by_rising is None else (logits.shape, x.shape)
-    by_logits, by_dispersion = (torch.empty(shape) for shape in shapes)
+    value = torch.empty(len(outputs))
+    shapes = ((len(x), 0), (len(x), 0)) if by_rising is None else (outputs.shape, x.shape)
+    by_outputs, by_dispersion = (torch.empty(shape) for shape in shapes)
     unwanted = rising if by_rising is None else by_rising
     _run(
-        _rows, logits, log_library, x, stored, start.view(torch.uint32), index, dispersion, dispersion.reciprocal(),
-        rising, unwanted, value, by_logits, by_dispersion,
+        _rows, outputs, normalised, log_library, x, stored, start.view(torch.uint32), index, dispersion,
+        dispersion.reciprocal(), rising, unwanted, value, by_outputs, by_dispersion,
     )  # fmt: skip
-    return (value, None, None) if by_rising is None else (value, by_logits, by_dispersion)
+    return (value, None, None) if by_rising is None else (value, by_outputs, by_dispersion)
+
+
+def poisson(
+    logits: Tensor, normalised: bool, log_library: Tensor, x: Tensor, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """log p(x) + log x! of each row, and its gradient by the logits; arguments as of `negative_binomial`."""
+    value, by_logits = torch.empty(len(logits)), torch.empty(logits.shape if with_gradient else (len(logits), 0))
+    _run(_poisson_rows, logits, normalised, log_library, x, value, by_logits)
+    return value, by_logits if with_gradient else None

@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_bio.config import ModelSettings
+from nvae_bio.data.batch import Covariates
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
-from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES, FeatureDistribution, FeatureMoments, Likelihood
+from nvae_bio.model.covariates import CovariateEffect, CovariateForm
+from nvae_bio.model.distributions import FeatureDistribution
+from nvae_bio.model.likelihoods import FeatureMoments, Likelihood, make_likelihood
 
 LOG_STD_RANGE = (-8.0, 3.0)
 
@@ -33,6 +36,10 @@ class DiagonalGaussian(NamedTuple):
     def kl(self) -> Tensor:
         """KL to N(0, 1) of each dim, in nats: ½(μ² + σ² − 1) − log σ."""
         return 0.5 * (self.mean**2 + torch.expm1(2 * self.log_std)) - self.log_std
+
+    def take(self, row: Tensor) -> DiagonalGaussian:
+        """Of the samples at `row`, (rows,)."""
+        return DiagonalGaussian(self.mean.index_select(0, row), self.log_std.index_select(0, row))
 
 
 class Posterior(NamedTuple):
@@ -52,17 +59,35 @@ def of_block(table: Tensor, block: Tensor) -> Tensor:
     return table.gather(1, block[:, None, None].expand(-1, 1, table.shape[2])).squeeze(1)
 
 
+def rows_of_decodes(n: int, n_labelled: int, n_likeliest: int, device: torch.device) -> Tensor:
+    """Sample of each row that is decoded: the labelled samples once each, then every other one `n_likeliest` times.
+
+    >>> rows_of_decodes(4, 2, 3, torch.device("cpu")).tolist()
+    [0, 1, 2, 2, 2, 3, 3, 3]
+    """
+    sample = torch.arange(n, device=device)
+    return torch.cat([sample[:n_labelled], sample[n_labelled:].repeat_interleave(n_likeliest)])
+
+
 class Pass(NamedTuple):
     """What the networks make of a batch; leading dimensions (…) are models trained side by side.
 
+    A labelled sample has one row; an unlabelled one has a row for each class that it is decoded under.
+
     Attributes:
-        kl_shared: KL of each shared dim, nats, (…, batch, S).
-        kl_private: KL of each private dim of every block, nats, (…, batch, C, K).
-        kl_own: the same of the sample's own block, (…, batch, K).
-        outputs: of the decoder at one draw, (…, batch, n_outputs).
-        class_log_prob: log q(y|x), (…, batch, C).
+        label: class that the row is decoded under, (…, rows).
+        shared: q(z_s|x), (…, rows, S).
+        draw: z_s, (…, rows, S).
+        kl_shared: KL of each shared dim, nats, (…, rows, S).
+        kl_private: KL of each private dim of every block, nats, (…, rows, C, K).
+        kl_own: the same of the block of the row's class, (…, rows, K).
+        outputs: of the decoder at one draw, (…, rows, n_outputs).
+        class_log_prob: log q(y|x), (…, rows, C).
     """
 
+    label: Tensor
+    shared: DiagonalGaussian
+    draw: Tensor
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
@@ -79,17 +104,27 @@ class Encoder(nn.Module):
         n_shared: S.
         n_classes: C, blocks of z_c.
         n_private: K, dims of a block.
+        effect: of the covariates on the trunk's first dense layer; None where the encoder is not told them.
     """
 
-    def __init__(self, trunk: nn.Module, width: int, n_shared: int, n_classes: int, n_private: int) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        width: int,
+        n_shared: int,
+        n_classes: int,
+        n_private: int,
+        effect: CovariateEffect | None = None,
+    ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.effect = trunk, effect
         self.n_shared, self.n_classes, self.n_private = n_shared, n_classes, n_private
         self.moments = nn.Linear(width, 2 * (n_shared + n_classes * n_private))
 
-    def forward(self, x: Tensor) -> Posterior:
+    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Posterior:
         """The posterior of each sample of x, (batch, features)."""
-        mean, log_std = self.moments(self.trunk(x)).chunk(2, dim=-1)
+        offset = None if self.effect is None else self.effect(covariates)
+        mean, log_std = self.moments(self.trunk(x, offset)).chunk(2, dim=-1)
         flat = DiagonalGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
         n, blocks = self.n_shared, (len(x), self.n_classes, self.n_private)
         return Posterior(
@@ -99,41 +134,50 @@ class Encoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """log q(y | x), on a trunk of its own."""
+    """log q(y | x), on a trunk of its own; arguments as those of `Encoder`."""
 
-    def __init__(self, trunk: nn.Module, width: int, n_classes: int) -> None:
+    def __init__(self, trunk: nn.Module, width: int, n_classes: int, effect: CovariateEffect | None = None) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.effect = trunk, effect
         self.logits = nn.Linear(width, n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, covariates: Covariates | None = None) -> Tensor:
         """Log-probabilities, (batch, C)."""
-        return F.log_softmax(self.logits(self.trunk(x)), dim=-1)
+        offset = None if self.effect is None else self.effect(covariates)
+        return F.log_softmax(self.logits(self.trunk(x, offset)), dim=-1)
 
 
 class Composition(nn.Module):
     """The first decoder layer on [z_cy, z_s], as a gather of the class's own parameters: cost does not grow with C.
 
-    Equal to a dense layer on vec(c_y ⊙ [1, z_c]) and z_s. Without classes (`vae`) C is 1.
+    Equal to a dense layer on vec(c_y ⊙ [1, z_c]), z_s and the covariates. Without classes (`vae`) C is 1.
 
     Args:
         n_shared: S.
         n_classes: C.
         n_private: K.
         width: hidden units.
+        effect: of the covariates on the hidden units; None where the decoder is not told them.
     """
 
-    def __init__(self, n_shared: int, n_classes: int, n_private: int, width: int) -> None:
+    def __init__(
+        self, n_shared: int, n_classes: int, n_private: int, width: int, effect: CovariateEffect | None = None
+    ) -> None:
         super().__init__()
+        self.effect = effect
         bound = max(n_shared + n_private, 1) ** -0.5
         self.shared_weight = nn.Parameter(torch.empty(n_shared, width).uniform_(-bound, bound))
         self.class_weight = nn.Parameter(torch.empty(n_classes, n_private, width).uniform_(-bound, bound))
         self.class_bias = nn.Parameter(torch.empty(n_classes, width).uniform_(-bound, bound))
 
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
-        """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,)."""
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
+        """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,).
+
+        Without covariates they are those of an average training sample.
+        """
         private = (own[:, :, None] * self.class_weight.index_select(0, label)).sum(1)
-        return self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
+        hidden = self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
+        return hidden if self.effect is None else hidden + self.effect(covariates)
 
 
 class Decoder(nn.Module):
@@ -151,9 +195,9 @@ class Decoder(nn.Module):
         self.head = head
         self.output_bias = nn.Parameter(torch.zeros(n_outputs))
 
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor) -> Tensor:
-        """Outputs, (batch, n_outputs)."""
-        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label)), self.output_bias)
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
+        """Outputs, (batch, n_outputs); without covariates those of an average training sample."""
+        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label, covariates)), self.output_bias)
         return outputs
 
 
@@ -186,23 +230,41 @@ class NVAE(nn.Module):
         return self.encoder.n_private
 
     @property
+    def n_classes(self) -> int:
+        """C."""
+        return self.classifier.logits.out_features
+
+    @property
     def n_blocks(self) -> int:
         """C, or 1 where the decoder sees no label."""
         return self.encoder.n_classes
 
-    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor) -> Pass:
+    def forward(
+        self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
+    ) -> Pass:
         """All networks at one draw of the shared latent and of the own block.
 
         Args:
-            inputs: what the encoder reads, (batch, features).
-            label: class of each sample, (batch,).
+            inputs: what the encoder reads, (batch, features): first the labelled samples, then the unlabelled ones.
+            label: class of each labelled sample, (labelled,).
             noise: standard normal, (batch, S + K).
+            covariates: of each sample, (batch, …); None where the model has none.
+            n_likeliest: M, classes that an unlabelled sample is decoded under; their rows follow each other.
         """
-        posterior: Posterior = self.encoder(inputs)
+        posterior, class_log_prob = self.encoder(inputs, covariates), self.classifier(inputs, covariates)
+        if len(label) < len(inputs):
+            row = rows_of_decodes(len(inputs), len(label), n_likeliest, inputs.device)
+            likeliest = class_log_prob[len(label) :].topk(n_likeliest, dim=-1).indices
+            label = torch.cat([label, likeliest.flatten()])
+            posterior = Posterior(posterior.shared.take(row), posterior.private.take(row))
+            class_log_prob, noise = class_log_prob.index_select(0, row), noise.index_select(0, row)
+            covariates = None if covariates is None else covariates.take(row)
         block = self.block(label)
-        outputs = self.decoder(*self.draw(posterior, posterior.own(block), noise), block)
-        kl = posterior.private.kl()
-        return Pass(posterior.shared.kl(), kl, of_block(kl, block), outputs, self.classifier(inputs))
+        shared, own = self.draw(posterior, posterior.own(block), noise)
+        outputs, kl = self.decoder(shared, own, block, covariates), posterior.private.kl()
+        return Pass(
+            label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), outputs, class_log_prob
+        )
 
     def draw(self, posterior: Posterior, own: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z_s (batch, S) and the own block (batch, K) from standard normal noise (batch, S + K)."""
@@ -213,17 +275,16 @@ class NVAE(nn.Module):
         """Index of each sample's private block, (batch,)."""
         return label if self.uses_label else torch.zeros_like(label)
 
-    def posterior(self, x: Tensor, library: Tensor | None) -> Posterior:
-        """q(z | x)."""
-        return self.encoder(self.likelihood.encoder_input(x, library))  # type: ignore[no-any-return]
+    def decode(
+        self, shared: Tensor, own: Tensor, label: Tensor, library: Tensor | None, covariates: Covariates | None = None
+    ) -> FeatureDistribution:
+        """p(x | y, z) for z_s (batch, S) and the own block (batch, K) of class `label` (batch,).
 
-    def class_log_prob(self, x: Tensor, library: Tensor | None) -> Tensor:
-        """log q(y | x), (batch, C)."""
-        return self.classifier(self.likelihood.encoder_input(x, library))  # type: ignore[no-any-return]
-
-    def decode(self, shared: Tensor, own: Tensor, label: Tensor, library: Tensor | None) -> FeatureDistribution:
-        """p(x | y, z) for z_s (batch, S) and the own block (batch, K) of class `label` (batch,)."""
-        return self.likelihood(self.decoder(shared, own, self.block(label)), library)  # type: ignore[no-any-return]
+        Without covariates it is that of an average training sample: an unknown level, and the mean of each number.
+        """
+        outputs = self.decoder(shared, own, self.block(label), covariates)
+        group = covariates.level[..., 0] if covariates is not None and covariates.level.shape[-1] else None
+        return self.likelihood(outputs, library, group)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fit_output_bias(self, moments: FeatureMoments) -> None:
@@ -233,33 +294,48 @@ class NVAE(nn.Module):
 
 
 def build_nvae(
-    settings: ModelSettings, likelihood: str, n_features: int, n_classes: int, image: Sequence[int] | None = None
+    settings: ModelSettings,
+    likelihood: str,
+    n_features: int,
+    n_classes: int,
+    image: Sequence[int] | None = None,
+    covariates: CovariateForm | None = None,
+    n_batches: int = 0,
 ) -> NVAE:
     """An untrained model, its weights drawn from torch's global random state.
 
     Args:
-        settings: variant, dims and networks.
+        settings: variant, dims, networks, and what the likelihood depends on.
         likelihood: a key of `LIKELIHOOD_CLASSES`.
         n_features: features of a sample.
         n_classes: classes, C.
         image: (channels, height, width) in pixels, for the `conv` backbone.
+        covariates: what the data set has; which networks are told them is a setting.
+        n_batches: levels of the data set's batch, for a dispersion in each; 0 where it has none.
 
     Raises:
-        UserError: the images are too small for so many conv stages.
+        UserError: the images are too small for so many conv stages, or batches are needed and there are none.
     """
     shape: ImageShape | None = None if image is None else (image[0], image[1], image[2])
     backbone, hidden, channels, width = settings.backbone, settings.hidden, settings.channels, settings.hidden[-1]
     n_shared, n_private = settings.n_shared, settings.n_private
     uses_label = settings.variant != "vae"
     n_blocks = n_classes if uses_label else 1
-    likelihood_part = LIKELIHOOD_CLASSES[likelihood](n_features)
+    likelihood_part = make_likelihood(likelihood, n_features, settings, n_batches)
     n_outputs = likelihood_part.n_outputs
     trunks = [make_trunk(backbone, n_features, shape, hidden, channels) for _ in range(2)]
     head = make_head(backbone, n_outputs, shape, hidden, channels)
+
+    def effect(on: int, *, told: bool) -> CovariateEffect | None:
+        if not told or covariates is None or not (covariates.shares or covariates.n_continuous):
+            return None
+        return CovariateEffect(covariates, on, settings.max_one_hot, settings.covariate_dims)
+
+    both, decoded = settings.covariates == "both", settings.covariates != "none"
     return NVAE(
-        Encoder(trunks[0], width, n_shared, n_blocks, n_private),
-        Classifier(trunks[1], width, n_classes),
-        Decoder(Composition(n_shared, n_blocks, n_private, width), head, n_outputs),
+        Encoder(trunks[0], width, n_shared, n_blocks, n_private, effect(hidden[0], told=both)),
+        Classifier(trunks[1], width, n_classes, effect(hidden[0], told=both)),
+        Decoder(Composition(n_shared, n_blocks, n_private, width, effect(width, told=decoded)), head, n_outputs),
         likelihood_part,
         uses_label,
     )

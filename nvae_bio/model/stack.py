@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from nvae_bio.data.batch import Covariates
 from nvae_bio.model.likelihoods import Likelihood
 from nvae_bio.model.nvae import NVAE, Pass
 
@@ -25,24 +26,31 @@ class Stack(nn.Module):
     def __init__(self, models: Sequence[NVAE]) -> None:
         super().__init__()
         weights, buffers = stack_module_state(list(models))
+        state = weights | buffers
         self.likelihood: Likelihood = deepcopy(models[0].likelihood)
-        for name, value in (weights | buffers).items():
+        for name, value in state.items():
             if name.startswith(LIKELIHOOD):
                 _set(self.likelihood, name.removeprefix(LIKELIHOOD), value.detach().clone())
-        self.names = [name for name in weights if not name.startswith(LIKELIHOOD)]
-        self.weights = nn.ParameterList([nn.Parameter(weights[name].detach()) for name in self.names])
+        self.names = [name for name in state if not name.startswith(LIKELIHOOD)]
+        self.weights = nn.ParameterList(
+            [nn.Parameter(state[name].detach(), requires_grad=name in weights) for name in self.names]
+        )
         self._form = [deepcopy(models[0]).to("meta")]  # in a list: its parameters are not this module's
 
     def __len__(self) -> int:
         return len(self.weights[0])
 
-    def forward(self, inputs: Tensor, label: Tensor, noise: Tensor) -> Pass:
+    def forward(
+        self, inputs: Tensor, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
+    ) -> Pass:
         """What `NVAE.forward` makes of (R, batch, …), model by model."""
+        shared = {"n_likeliest": n_likeliest}
 
-        def one(weights: dict[str, Tensor], *arguments: Tensor) -> Pass:
-            return functional_call(self._form[0], weights, arguments)  # type: ignore[no-any-return]
+        def one(weights: dict[str, Tensor], *arguments: Tensor | Covariates) -> Pass:
+            return functional_call(self._form[0], weights, arguments, shared)  # type: ignore[no-any-return]
 
-        return vmap(one)(dict(zip(self.names, self.weights, strict=True)), inputs, label, noise)
+        told = () if covariates is None else (covariates,)  # vmap maps no None
+        return vmap(one)(dict(zip(self.names, self.weights, strict=True)), inputs, label, noise, *told)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """A copy of the state of one model, as its `state_dict` has it."""

@@ -6,26 +6,9 @@ import numpy as np
 import pandas as pd
 
 from nvae_bio.config import Dataset
-from nvae_bio.data.names import listed
+from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError
-
-
-def as_text(values: pd.Series) -> pd.Series:
-    """Values as text, missing or empty ones as None; 3.0 is `3`.
-
-    >>> as_text(pd.Series([3.0, float("nan")])).tolist()
-    ['3', None]
-    """
-    missing = values.isna().to_numpy()
-    text = [None if gone else _text(value) for value, gone in zip(values.astype(object), missing, strict=True)]
-    return pd.Series(text, index=values.index, dtype=object)
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)
-    return str(value) or None
 
 
 def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.data.join import free_name
-from nvae_bio.prepare.classes import as_text
+from nvae_bio.data.names import as_text
 
 CATEGORICAL = (schema.LABEL, schema.BATCH, schema.DONOR, schema.CONDITION)
 
@@ -48,7 +49,7 @@ def make_obs(known: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
     """obs of the prepared file: our columns, then the source's.
 
     Args:
-        known: columns that mean something to nvae-bio, under their names of `schema`.
+        known: columns that mean something to nvae-bio, under their names of `schema`; and covariates.
         source: the source's own columns; where one has a reserved name and other values, it becomes `source_<name>`.
 
     Returns:
@@ -62,7 +63,7 @@ def make_obs(known: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
     others = writable(source)
     taken = {*obs.columns, *schema.RESERVED_OBS}
     for name in map(str, others.columns):
-        if name in obs and _same(obs[name], others[name]):
+        if any(own in known and same_values(known[own], others[name]) for own in (name, f"source_{name}")):
             continue
         new_name = free_name(name, [*taken, *others.columns, *obs.columns]) if name in taken else name
         obs[new_name] = others[name]
@@ -70,20 +71,22 @@ def make_obs(known: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
     return obs
 
 
-def _same(ours: pd.Series, theirs: pd.Series) -> bool:
-    return as_text(ours).fillna("").equals(as_text(theirs).fillna(""))
+def same_values(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns of the same samples are the same text."""
+    return as_text(one).fillna("").equals(as_text(other).fillna(""))
 
 
-def fingerprint(adata: AnnData) -> str:
-    """sha256 over the values, the names, and the label, split and library of each sample."""
+def fingerprint(adata: AnnData, covariates: Sequence[str] = ()) -> str:
+    """sha256 over the values, the names, and the label, split, library, size factor and covariates of each sample."""
     digest = hashlib.sha256()
     arrays = [adata.X.data, adata.X.indices, adata.X.indptr] if sparse.issparse(adata.X) else [adata.X]
     for array in arrays:
         kind = np.int64 if array.dtype.kind == "i" else np.float32
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-    columns = [as_text(adata.obs[key]).fillna("") for key in (schema.LABEL, schema.SPLIT)]
+    columns = [as_text(adata.obs[key]).fillna("") for key in (schema.LABEL, schema.SPLIT, *covariates)]
     for values in (adata.obs_names, adata.var_names, *columns):
         digest.update("\0".join(values.astype(str)).encode() + b"\1")
-    if schema.LIBRARY in adata.obs:
-        digest.update(adata.obs[schema.LIBRARY].to_numpy(dtype=np.float64).tobytes())
+    for key in (schema.LIBRARY, schema.SIZE_FACTOR):
+        if key in adata.obs:
+            digest.update(adata.obs[key].to_numpy(dtype=np.float64).tobytes())
     return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Features on one scale, by what training samples say."""
+"""Features, and size factors of cells, on one scale, by what training samples say."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from nvae_bio.config import FeaturesSettings
@@ -45,3 +46,29 @@ def scale_features(
         var = var.rename(columns={name: free_name(name, var.columns) for name in (MEAN, STD) if name in var})
         var[MEAN], var[STD] = mean, std
     return AnnData(values.astype(np.float32), obs=features.obs, var=var)
+
+
+def scale_size_factors(given: pd.Series, library: pd.Series, train: np.ndarray, where: str) -> np.ndarray:
+    """Size factors on the scale of the library: their median over training cells is that of the library.
+
+    Args:
+        given: (n,) as the source has them; its name is the key.
+        library: (n,) all counts of each cell.
+        train: (n,) the training cells.
+        where: the source, for messages.
+
+    Returns:
+        (n,) float64, counts.
+
+    Raises:
+        UserError: one that is no number above 0.
+    """
+    factors = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
+    if len(wrong):
+        raise UserError(
+            f"{where}: size_factor_key: {given.name!r} of cell {given.index[wrong[0]]!r} is {given.iloc[wrong[0]]} "
+            f"({len(wrong)} such cells); allowed: finite numbers above 0"
+        )
+    scaled: np.ndarray = factors * (np.median(library[train]) / np.median(factors[train]))
+    return scaled

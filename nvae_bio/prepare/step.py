@@ -13,15 +13,16 @@ from nvae_bio import schema
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings
 from nvae_bio.data.counts import LIBRARY_COLUMN
 from nvae_bio.data.files import write_anndata
-from nvae_bio.data.names import listed
+from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.pixels import image_shape
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source, source_names
 from nvae_bio.errors import UserError
-from nvae_bio.prepare.classes import as_text, read_labels, sample_part, settle_rare
+from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
+from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
-from nvae_bio.prepare.scaling import scale_features
+from nvae_bio.prepare.scaling import scale_features, scale_size_factors
 from nvae_bio.prepare.split import TRAIN, random_keys, split_samples
 
 N_QC_CELLS = 20_000  # cells of the QC table, at most
@@ -51,10 +52,11 @@ def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
         Samples × model features. X: counts CSR float32, whole numbers; images float32 in [0, 1], one column a pixel
         with var `channel`, `row`, `column`; features float32, standardised on training samples if asked (var `mean`,
         `std`). obs: `label` (missing where unlabeled), `split`; `library` (counts, before any choice of genes),
-        `n_genes` and `mito_share` for counts; `batch`, `donor`, `condition` where their keys are named; `fold` where
-        split by donor; and all columns of the source, renamed `source_<name>` where they collide with these.
-        uns["nvae_data"]: kind, source, fingerprint, settings (JSON), classes, removed (a table: step, what, reason,
-        n_removed, n_left); qc for counts (a table of up to 20,000 cells before QC); image_shape for images.
+        `n_genes` and `mito_share` for counts; `size_factor`, `batch`, `donor`, `condition` where their keys are named;
+        `fold` where split by donor; covariates; and all columns of the source, renamed `source_<name>` where they
+        collide with these. uns["nvae_data"]: kind, source, fingerprint, settings (JSON), classes, removed (a table:
+        step, what, reason, n_removed, n_left); covariates where there are any (a table: column, kind); qc for counts
+        (a table of up to 20,000 cells before QC); image_shape for images.
 
     Raises:
         UserError: one line naming the file, the key, the value and what is allowed.
@@ -72,11 +74,13 @@ def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
     keys = random_keys(source.obs_names, np.random.default_rng([settings.split.seed, 1]))
     keep = sample_part(known[schema.LABEL], settings, keys, log, where)
     source, known = source[keep].copy(), known[keep].copy()
-    prepared = _split_and_select(source, known, settings, log, where)
+    prepared, covariates = _split_and_select(source, known, settings, log, where)
     if settings.kind == "images":
         record["image_shape"] = list(image_shape(prepared.var))
+    if len(covariates):
+        record[schema.COVARIATES] = covariates
     record |= {
-        "fingerprint": fingerprint(prepared),
+        "fingerprint": fingerprint(prepared, list(covariates["column"])),
         "settings": settings.model_dump_json(),
         "classes": list(prepared.obs[schema.LABEL].cat.categories),
         "removed": log.table(),
@@ -103,6 +107,8 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
         known[name] = as_text(obs[key])
     if settings.split.key is not None:
         _check_column(obs, settings.split.key, "split.key", where)
+    if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
+        _check_column(obs, settings.size_factor_key, "size_factor_key", where)
     return known
 
 
@@ -127,18 +133,29 @@ def _quality_control(
     return source[keep], known[keep].copy(), table
 
 
-def _split_and_select(source: AnnData, known: pd.DataFrame, settings: Dataset, log: RemovalLog, where: str) -> AnnData:
-    """Split the samples, choose or scale features on the training ones, and put the prepared AnnData together."""
+def _split_and_select(
+    source: AnnData, known: pd.DataFrame, settings: Dataset, log: RemovalLog, where: str
+) -> tuple[AnnData, pd.DataFrame]:
+    """Split the samples, choose or scale features on the training ones, and put the prepared AnnData together.
+
+    Returns:
+        The samples, and the table of their covariates.
+    """
     own = None if settings.split.key is None else source.obs[settings.split.key]
     donor = known.get(schema.DONOR)
     known[schema.SPLIT], fold = split_samples(known[schema.LABEL], donor, own, settings.split, where)
     if fold is not None:
         known[schema.FOLD] = fold
     train = (known[schema.SPLIT] == TRAIN).to_numpy()
-    obs = make_obs(known, source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore"))
+    if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
+        given = source.obs[settings.size_factor_key]
+        known[schema.SIZE_FACTOR] = scale_size_factors(given, known[schema.LIBRARY], train, where)
+    own_obs = source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
+    covariates = read_covariates(own_obs, known, train, settings, where)
+    obs = make_obs(known.assign(**{str(name): covariates[name] for name in covariates}), own_obs)
     chosen = AnnData(source.X, obs=obs, var=source.var)
     if isinstance(settings, CountsSettings):
         chosen = choose_genes(chosen, train, settings, log, where)
     elif isinstance(settings, FeaturesSettings):
         chosen = scale_features(chosen, train, settings, log, where)
-    return AnnData(chosen.X, obs=chosen.obs, var=writable(chosen.var))
+    return AnnData(chosen.X, obs=chosen.obs, var=writable(chosen.var)), covariate_table(covariates)

@@ -1,4 +1,4 @@
-"""The training loop: eq. 7 maximised with Adam, for one model or for several side by side."""
+"""The training loop: the objective maximised with Adam, for one model or for several side by side."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from nvae_bio.config import FitSettings, TrainingSettings
-from nvae_bio.data.samples import Samples, epoch_order, make_generator
+from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.errors import UserError
 from nvae_bio.machine import matmul_precision
-from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models, kl_weight
+from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models, kl_weight, unlabelled_bound
+from nvae_bio.model.independence import PENALTIES, SharedDraws
+from nvae_bio.train.rows import TrainingRows
 
 CHUNK = 2048  # samples a pass without gradients
+N_TERMS = 8  # of `Averages`
 VALIDATION_NOISE = 1_000_000_007  # one fixed set of draws for every validation pass: epochs differ by weights alone
 
 
@@ -52,9 +55,11 @@ class Epoch:
     Attributes:
         number: 0, 1, …
         kl_weight: weight of the KL terms in its last step.
-        train: averages over the training samples, each at the weights of its step.
+        train: averages over the labelled training samples, each at the weights of its step.
         validation: averages over the validation samples, after the epoch.
         is_best: whether its weights are the best so far.
+        elbo_unlabeled: bound on log p(x) of the unlabelled training samples, nats; NaN where there are none.
+        independence: penalty on z_s in the batches, without its weight; NaN where the model has none.
     """
 
     number: int
@@ -62,6 +67,8 @@ class Epoch:
     train: Averages
     validation: Averages
     is_best: bool
+    elbo_unlabeled: float
+    independence: float
 
 
 def _sums(terms: ElboTerms, settings: FitSettings) -> Tensor:
@@ -89,7 +96,7 @@ def evaluate(model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitS
     device, n_models = _device_of(model), len(model) if isinstance(model, Stack) else 1
     generator = make_generator(device, VALIDATION_NOISE)
     draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
-    total, size = torch.zeros(8, n_models, device=device), max(CHUNK // n_models, 1)
+    total, size = torch.zeros(N_TERMS, n_models, device=device), max(CHUNK // n_models, 1)
     with matmul_precision("highest"):
         for part, noise in zip(rows.split(size), draws.split(size), strict=True):
             if isinstance(model, Stack):
@@ -122,12 +129,14 @@ def fit(
     validation: Tensor,
     settings: FitSettings,
     seeds: Sequence[int],
+    unlabelled: Tensor | None = None,
 ) -> Iterator[dict[int, Epoch]]:
-    """Maximise eq. 7 with Adam for each model; yields after each epoch and leaves the best weights in the models.
+    """Maximise the objective with Adam for each model; yields after each epoch, leaves the best weights in the models.
 
-    The KL weight warms up over the first `warmup_share` of all steps and is exactly 1 from then on; only epochs after
-    it can be the best, and only they count for early stopping. Several models are trained as a stack, each with its
-    own batches and draws, to what it would be alone but for rounding; one that stops early leaves the stack.
+    That of a step is the mean of eq. 7 over its labelled samples and of U(x) over its unlabelled ones, less the penalty
+    on z_s. The KL weight warms up over the first `warmup_share` of all steps and is exactly 1 from then on; only epochs
+    after it can be the best, and only they count for early stopping. Several models are trained as a stack, each with
+    its own batches and draws, to what it would be alone but for rounding; one that stops early leaves the stack.
 
     Args:
         models: of one form, on the device to train on; changed in place.
@@ -136,6 +145,7 @@ def fit(
         validation: rows of labelled samples; their bound decides which weights are kept.
         settings: model and training settings.
         seeds: of the batches and of the draws of z, one a model.
+        unlabelled: rows of unlabelled samples that train too.
 
     Yields:
         The epoch of each model that is still trained, by its seed.
@@ -144,14 +154,17 @@ def fit(
         UserError: the objective is not finite any more.
     """
     training, device = settings.training, _device_of(models[0])
-    stack, optimizer = _start(models, training)
+    stack, optimizer, rows = _start(models, samples, train, unlabelled, training)
     progress, active = {seed: _Progress() for seed in seeds}, list(seeds)
     for epoch in range(training.max_epochs):
-        total, weight = torch.zeros(8, len(active), device=device), 1.0
-        for sums, step_weight in _steps(stack, optimizer, samples, train, settings, active, epoch):
-            total, weight = total.add_(sums), step_weight
-        found, held_out = _averages(total, len(train)), evaluate(stack, samples, validation, settings)
-        _check_finite([*found, *held_out], epoch, training)
+        total, weight = torch.zeros(N_TERMS + 2, len(active), device=device), 1.0
+        for sums, step_weight in _steps(stack, optimizer, samples, rows, settings, active, epoch):
+            total[: len(sums)].add_(sums)
+            weight = step_weight
+        found, held_out = _averages(total[:N_TERMS], len(train)), evaluate(stack, samples, validation, settings)
+        bounds = (total[N_TERMS] / len(rows.unlabelled)).tolist()  # 0/0, NaN, where there are none
+        penalties = (total[N_TERMS + 1] / (len(train) if settings.model.has_penalty else 0)).tolist()
+        _check_finite([*found, *held_out], bounds if len(rows.unlabelled) else [], epoch, training)
         epochs = {}
         for place, seed in enumerate(active):
             of_seed, elbo = progress[seed], held_out[place].elbo
@@ -160,7 +173,7 @@ def fit(
                 of_seed.best, of_seed.weights, of_seed.n_worse = elbo, _state(stack, place), 0
             elif weight == 1.0:
                 of_seed.n_worse += 1
-            epochs[seed] = Epoch(epoch, weight, found[place], held_out[place], is_best)
+            epochs[seed] = Epoch(epoch, weight, found[place], held_out[place], is_best, bounds[place], penalties[place])
         yield epochs
         going = [
             i for i, s in enumerate(active) if training.patience is None or progress[s].n_worse < training.patience
@@ -180,17 +193,26 @@ def _state(stack: NVAE | Stack, place: int) -> dict[str, Tensor]:
     return stack.state_of(place) if isinstance(stack, Stack) else deepcopy(stack.state_dict())
 
 
-def _start(models: Sequence[NVAE], settings: TrainingSettings) -> tuple[NVAE | Stack, torch.optim.Optimizer]:
-    """One model as it is, or several as a stack; and the optimiser of all their parameters."""
+def _start(
+    models: Sequence[NVAE], samples: Samples, train: Tensor, unlabelled: Tensor | None, settings: TrainingSettings
+) -> tuple[NVAE | Stack, torch.optim.Optimizer, TrainingRows]:
+    """One model as it is, or several as a stack; the optimiser of all their parameters; and the rows of the steps."""
     stack: NVAE | Stack = models[0] if len(models) == 1 else Stack(models)
-    return stack, torch.optim.Adam(stack.parameters(), lr=settings.learning_rate, fused=True)
+    rows = TrainingRows.of(samples, train, unlabelled, models[0].n_classes, _device_of(models[0]))
+    return stack, torch.optim.Adam(stack.parameters(), lr=settings.learning_rate, fused=True), rows
 
 
 def train_steps(
-    models: Sequence[NVAE], samples: Samples, train: Tensor, settings: FitSettings, seeds: Sequence[int]
+    models: Sequence[NVAE],
+    samples: Samples,
+    train: Tensor,
+    settings: FitSettings,
+    seeds: Sequence[int],
+    unlabelled: Tensor | None = None,
 ) -> Iterator[None]:
     """The steps of the first epoch of `fit`, and nothing else: to see how long they take."""
-    for _ in _steps(*_start(models, settings.training), samples, train, settings, seeds, 0):
+    stack, optimizer, rows = _start(models, samples, train, unlabelled, settings.training)
+    for _ in _steps(stack, optimizer, samples, rows, settings, seeds, 0):
         yield
 
 
@@ -198,39 +220,68 @@ def _steps(
     stack: NVAE | Stack,
     optimizer: torch.optim.Optimizer,
     samples: Samples,
-    train: Tensor,
+    rows: TrainingRows,
     settings: FitSettings,
     seeds: Sequence[int],
     epoch: int,
 ) -> Iterator[tuple[Tensor, float]]:
-    """One pass over the samples at `train`; nothing in it waits for the device.
+    """One pass over the training samples; nothing in it waits for the device.
 
     Yields:
-        After each step, the sums of `_sums` before it, (8, models), and its KL weight.
+        After each step, the sums of `_sums` before it, (8, models), and its KL weight. With unlabelled samples or a
+        penalty two rows follow: the sum of the bound on log p(x), and the penalty times the labelled samples.
     """
     training, model, device = settings.training, settings.model, _device_of(stack)
-    assert training.batch_size is not None
-    n_batches = -(-len(train) // training.batch_size)
 
     def side_by_side(parts: list[Tensor]) -> Tensor:
         return torch.stack(parts) if isinstance(stack, Stack) else parts[0]
 
-    generators = [make_generator(device, seed, epoch) for seed in seeds]
-    order = side_by_side([train[epoch_order(len(train), seed, epoch).to(train.device)] for seed in seeds])
-    for number, rows in enumerate(order.split(training.batch_size, dim=-1)):
-        batch = samples.take(rows).to(device)
-        noise = side_by_side([torch.randn(batch.n, model.n_latent, generator=one, device=device) for one in generators])
-        weight = kl_weight(epoch * n_batches + number, training.max_epochs * n_batches, training.warmup_share)
-        terms = elbo_terms(stack, batch, noise)
-        objective = terms.objective(weight, model.beta_private, model.private_kl, model.classifier_weight)
+    generators, steps = [make_generator(device, seed, epoch) for seed in seeds], rows.steps(seeds, epoch, settings)
+    for number, parts in enumerate(steps):
+        labelled, others = parts if isinstance(stack, Stack) else (part[0] for part in parts)
+        n_labelled, n = labelled.shape[-1], labelled.shape[-1] + others.shape[-1]
+        noise = side_by_side([torch.randn(n, model.n_latent, generator=one, device=device) for one in generators])
+        weight = kl_weight(epoch * len(steps) + number, training.max_epochs * len(steps), training.warmup_share)
+        if n == n_labelled:
+            terms, unlabelled = elbo_terms(stack, samples.take(labelled).to(device), noise), None
+        else:
+            n_likeliest = rows.n_likeliest(settings)
+            taken = torch.cat([labelled, others.repeat_interleave(n_likeliest, dim=-1)], dim=-1)
+            both = elbo_terms(stack, samples.take(taken).to(device), noise, n_labelled, n_likeliest)
+            terms, unlabelled = both.split(n_labelled, n_likeliest)
+        gain, more = _gain(terms, unlabelled, rows, settings, weight)
         optimizer.zero_grad()
-        (-objective.mean(-1)).sum().backward()
+        (-gain).sum().backward()
         optimizer.step()
-        yield _sums(terms, settings), weight
+        sums = _sums(terms, settings)
+        yield (sums if more is None else torch.cat([sums, more])), weight
 
 
-def _check_finite(found: Sequence[Averages], epoch: int, settings: TrainingSettings) -> None:
-    if not all(math.isfinite(value) for averages in found for value in asdict(averages).values()):
+def _gain(
+    terms: ElboTerms, unlabelled: ElboTerms | None, rows: TrainingRows, settings: FitSettings, weight: float
+) -> tuple[Tensor, Tensor | None]:
+    """What a step maximises, (…), and what `_steps` yields after the sums, (2, models) or None."""
+    model, parts = settings.model, (weight, settings.model.beta_private, settings.model.private_kl)
+    objective = terms.objective(*parts, model.classifier_weight)
+    if unlabelled is None and not model.has_penalty:
+        return objective.mean(-1), None
+    sums = objective.new_zeros(2, *objective.shape[:-1])
+    if unlabelled is not None:
+        log_prior = rows.class_log_prior(settings)
+        objective = torch.cat([objective, unlabelled_bound(unlabelled, log_prior, *parts)], dim=-1)
+        sums[0] = unlabelled_bound(unlabelled, log_prior).detach().sum(-1)
+    gain = objective.mean(-1)
+    if model.has_penalty:
+        size, shared = rows.class_size[terms.label], (terms.shared_mean, terms.shared_log_std, terms.shared_draw)
+        penalty = PENALTIES[model.independence](SharedDraws(*shared, terms.label, size))
+        gain = gain - weight * model.independence_weight * penalty
+        sums[1] = penalty.detach() * terms.label.shape[-1]
+    return gain, sums.reshape(2, -1)
+
+
+def _check_finite(found: Sequence[Averages], bounds: Sequence[float], epoch: int, settings: TrainingSettings) -> None:
+    values = [value for averages in found for value in asdict(averages).values()]
+    if not all(map(math.isfinite, [*values, *bounds])):
         raise UserError(
             f"training: the objective is not finite in epoch {epoch}; "
             f"learning_rate {settings.learning_rate} may be too large for these data"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -22,11 +24,14 @@ from tqdm import tqdm
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
+from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
-from nvae_bio.data.samples import UNLABELED, Samples, to_samples
+from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
+from nvae_bio.train.calibration import calibrate
+from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
 from nvae_bio.train.loop import Epoch, fit, train_steps
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
@@ -47,14 +52,20 @@ class Outputs(NamedTuple):
 
 
 def history_table(epochs: Iterable[Epoch]) -> pd.DataFrame:
-    """One row an epoch and split: epoch, kl_weight, split, is_best, and the terms of `Averages`."""
-    return pd.DataFrame(
-        [
-            {"epoch": e.number, "kl_weight": e.kl_weight, "split": split, "is_best": e.is_best, **asdict(averages)}
-            for e in epochs
-            for split, averages in (("train", e.train), ("validation", e.validation))
-        ]
-    )
+    """One row an epoch and split: epoch, kl_weight, split, is_best, terms of `Averages`, elbo_unlabeled, independence.
+
+    The last two are of training alone: NaN in the rows of the validation samples.
+    """
+    rows = []
+    for e in epochs:
+        of_epoch = {"epoch": e.number, "kl_weight": e.kl_weight}
+        of_training = {"elbo_unlabeled": e.elbo_unlabeled, "independence": e.independence}
+        for split, averages, more in (
+            ("train", e.train, of_training),
+            ("validation", e.validation, dict.fromkeys(of_training, math.nan)),
+        ):
+            rows.append({**of_epoch, "split": split, "is_best": e.is_best, **asdict(averages), **more})
+    return pd.DataFrame(rows)
 
 
 def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
@@ -67,6 +78,12 @@ def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
     if not rows.any():
         raise UserError(f"obs[{schema.SPLIT!r}]: no labelled sample is {split!r}; prepare the data again")
     return torch.from_numpy(rows).nonzero().squeeze(1)
+
+
+def unlabelled_rows(prepared: AnnData, samples: Samples, settings: TrainingSettings) -> Tensor:
+    """Rows of the training samples without a class that train too; none where they are ignored."""
+    rows = (prepared.obs[schema.SPLIT] == "train").to_numpy() & (samples.label == UNLABELED).numpy()
+    return torch.from_numpy(rows & (settings.unlabeled == "use")).nonzero().squeeze(1)
 
 
 def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
@@ -85,7 +102,7 @@ def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
 def train_model(
     prepared: AnnData, settings: FitSettings | None = None, seed: int = 0, *, progress: bool | None = None
 ) -> TrainedModel:
-    """Train on the labelled training samples of a prepared data set; the object is not changed.
+    """Train on the training samples of a prepared data set; the object is not changed.
 
     Args:
         prepared: what `prepare_data` returns.
@@ -129,26 +146,31 @@ def train_models(
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
-        samples = to_samples(prepared, card.classes)
+        samples = to_samples(prepared, card.classes, card.covariates, size=settings.model.size)
+        check_pixels(samples.matrix, card.likelihood)
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
-        moments = feature_moments(samples, train)
+        unlabelled = unlabelled_rows(prepared, samples, settings.training)
+        moments = feature_moments(samples, torch.cat([train, unlabelled]))
     networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
     if fits(samples.matrix.n_bytes, device):
         samples, train, validation = samples.to(device), train.to(device), validation.to(device)
+        unlabelled = unlabelled.to(device)
     pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
     together = len(seeds) if pays else 1
     if settings.training.n_threads == "auto":
-        n_threads = _faster_threads(settings, networks[:together], samples, train, seeds[:together], device)
+        steps = partial(train_steps, samples=samples, train=train, seeds=seeds[:together], unlabelled=unlabelled)
+        n_threads = _faster_threads(settings, networks[:together], steps, device)
         settings = settings.with_training(n_threads=n_threads)
     models = []
     for start in range(0, len(seeds), together):
         own, group = networks[start : start + together], seeds[start : start + together]
         with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
-            fitting = fit(own, samples, train, validation, settings, group)
+            fitting = fit(own, samples, train, validation, settings, group, unlabelled)
             epochs = list(_shown(fitting, settings.training, progress))
-        models += [
-            _outcome(card, settings, network, seed, group, epochs) for network, seed in zip(own, group, strict=True)
-        ]
+        with reproducible(settings.training.threads):
+            found = [held_out(network, samples, validation) for network in own]
+        for network, seed, of_network in zip(own, group, found, strict=True):
+            models.append(_outcome(card, settings, network, seed, group, epochs, of_network))
     return models
 
 
@@ -159,11 +181,18 @@ def _outcome(
     seed: int,
     group: Sequence[int],
     epochs: Iterable[dict[int, Epoch]],
+    found: HeldOut,
 ) -> TrainedModel:
+    """A trained network with its card and history; warns where a latent is empty."""
+    for line in empty_latents(found, settings.model):
+        logger.warning("seed %d: %s", seed, line)
     own = [of_seed[seed] for of_seed in epochs if seed in of_seed]
     best = max(epoch.number for epoch in own if epoch.is_best)
     stacked = list(group) if len(group) > 1 else []
-    update = {"settings": settings, "seed": seed, "stacked_seeds": stacked, "best_epoch": best}
+    update = {
+        "settings": settings, "seed": seed, "stacked_seeds": stacked, "best_epoch": best,
+        "calibration": calibrate(found.class_log_prob, found.label),
+    }  # fmt: skip
     return TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own))
 
 
@@ -175,10 +204,12 @@ def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) 
         likelihood = check_model_fits(settings.model, data["kind"])
     except ValueError as error:
         raise UserError(f"model.{error}") from None
+    is_told = settings.model.covariates != "none" or settings.model.dispersion == "gene_batch"
+    covariates = CovariateSet.of(prepared) if is_told else CovariateSet()
     return ModelCard(
         version=nvae_bio.__version__, settings=settings, kind=data["kind"], likelihood=likelihood,
-        classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image, seed=0,
-        stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
+        classes=[str(name) for name in data["classes"]], features=list(prepared.var_names), image_shape=image,
+        covariates=covariates, seed=0, stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
         best_epoch=0,
     )  # fmt: skip
 
@@ -194,9 +225,7 @@ def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
 def _faster_threads(
     settings: FitSettings,
     networks: Sequence[NVAE],
-    samples: Samples,
-    train: Tensor,
-    seeds: Sequence[int],
+    steps_of: Callable[..., Iterator[None]],
     device: torch.device,
 ) -> int:
     """One thread, or all that the job may use, whichever takes some steps of these models sooner."""
@@ -207,7 +236,7 @@ def _faster_threads(
     for _ in range(PROBE_ROUNDS):
         for count in counts:
             with reproducible(count), matmul_precision(settings.training.matmul_precision):
-                steps = train_steps(deepcopy(list(networks)), samples, train, settings, seeds)
+                steps = steps_of(models=deepcopy(list(networks)), settings=settings)
                 next(steps)  # the first one compiles, and fills the caches
                 start = time.perf_counter()
                 n_steps = sum(1 for _ in islice(steps, PROBE_STEPS))

@@ -43,6 +43,7 @@ IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
 
 
 wildcard_constraints:
+    simulation="|".join(settings.simulations) or NOTHING,
     dataset="|".join(settings.datasets),
     run="|".join(settings.runs),
     seed=r"\d+",

@@ -1,0 +1,182 @@
+"""Settings of simulations: data sets of which the truth is known, made from a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from nvae_bio.config.base import Name, Seed, Settings
+from nvae_bio.config.datasets import CountsSettings, ImagesSettings
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Planted(Settings):
+    """Variation within classes that a simulation plants: who has it, and how much of it a sample has."""
+
+    name: Name = Field(description="name of it in the truth file")
+    kind: Literal["shared", "private"] = Field(
+        description="`shared`: in all classes; `private`: in those named in `classes` alone"
+    )
+    classes: list[str] = Field([], description="classes that have it; for `private` and only there")
+    activity: Literal["binary", "normal", "uniform"] = Field(
+        "binary", description="activity of a sample in which it is on: 1, drawn from N(0, 1), or from -1 to 1; else 0"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the samples of a class in which it is on, above 0 to 1; binary: below 1"
+    )
+    class_shift: float = Field(
+        0.0,
+        ge=0,
+        description="shared: classes differ in its mean, by even steps from -class_shift to class_shift in random "
+        "order; added to the activity, or if binary to the logit of the share",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Planted:
+        if (self.kind == "private") != bool(self.classes):
+            raise ValueError(f"kind {self.kind!r} needs {'`classes`' if self.kind == 'private' else 'no `classes`'}")
+        if self.kind == "private" and self.class_shift:
+            raise ValueError("class_shift is for kind 'shared'")
+        if self.activity == "binary" and self.share == 1:
+            raise ValueError("a binary activity needs a share below 1: on in every sample it is no variation")
+        return self
+
+    def classes_of(self, names: Sequence[str]) -> list[int]:
+        """Positions in `names` of the classes that have it."""
+        return [index for index, name in enumerate(names) if self.kind == "shared" or name in self.classes]
+
+
+class Programme(Planted):
+    """One of a list: genes that rise or fall together."""
+
+    n_genes: PositiveInt = Field(description="number of its genes; no gene is in two programmes")
+    fold_change: Positive = Field(description="fold change of its genes at activity 1; of activity a it is to power a")
+    direction: Literal["same", "both"] = Field(
+        "same", description="`same`: all its genes change by fold_change; `both`: every second one by its inverse"
+    )
+
+
+class Transformation(Planted):
+    """One of a list: a change of the whole picture."""
+
+    what: Literal["rotation", "scale", "slant", "shift_right", "shift_down", "thickness", "brightness"] = Field(
+        description="what changes"
+    )
+    amount: float = Field(
+        description="at activity 1, else in proportion; rotation: degrees counter-clockwise; scale, brightness: a "
+        "factor, above 0, to the power of the activity; slant: columns to the right a row upwards; shift: pixels; "
+        "thickness: weight of the picture dilated (below 0: eroded) by a pixel, at most 1"
+    )
+
+    @model_validator(mode="after")
+    def _check_amount(self) -> Transformation:
+        if self.what in ("scale", "brightness") and self.amount <= 0:
+            raise ValueError(f"amount {self.amount:g} is no factor of {self.what}; it must be above 0")
+        return self
+
+
+class Levels(Settings):
+    """Batches or donors, spread evenly over the cells of each class."""
+
+    n: PositiveInt = Field(1, description="number of levels")
+    effect_sd: float = Field(
+        0.0, ge=0, description="standard deviation of the log effect of a level on a gene (natural log)"
+    )
+    depth_ratio: Positive = Field(
+        1.0, description="depth of the last level over that of the first; even steps of the log between; above 0"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Levels:
+        if self.n == 1 and (self.effect_sd or self.depth_ratio != 1):
+            raise ValueError("n 1 has no effect_sd and no depth_ratio; they need at least 2 levels")
+        return self
+
+
+class CountsSource(CountsSettings):
+    """The real counts: an entry of `datasets`, in which all genes are kept unless told otherwise."""
+
+    kind: Literal["counts"] = Field("counts", description="may be left out")
+    n_top_genes: PositiveInt | None = Field(
+        None, description="number of highly variable genes (seurat_v3, per batch, on training cells); null: all genes"
+    )
+
+
+class ImagesSource(ImagesSettings):
+    """The real images: an entry of `datasets`."""
+
+    kind: Literal["images"] = Field("images", description="may be left out")
+
+
+class SimulationSettings(Settings):
+    """What every kind of simulation has."""
+
+    classes: dict[str, PositiveInt] = Field(
+        min_length=2,
+        description="class -> its number of samples; names of the source's classes, unless `class_profiles: shared`",
+    )
+    seed: Seed = Field(0, description="random seed of everything that is drawn")
+
+    def _check_planted(self, planted: Sequence[Planted], key: str) -> None:
+        """Names stand once, and the classes exist."""
+        names = [item.name for item in planted]
+        for index, item in enumerate(planted):
+            if item.name in names[:index]:
+                raise ValueError(f"{key}: {item.name!r} stands twice")
+            unknown = [name for name in item.classes if name not in self.classes]
+            if unknown:
+                raise ValueError(
+                    f"{key}.{index}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.classes)}"
+                )
+
+
+class CountsSimulation(SimulationSettings):
+    """Counts with planted programmes; means, dispersions and library sizes are those of real cells."""
+
+    kind: Literal["counts"]
+    source: CountsSource = Field(description="the real cells; all their genes are kept unless it says `n_top_genes`")
+    class_profiles: Literal["source", "shared"] = Field(
+        "source",
+        description="`source`: each class has the means and libraries of the source's class of its name; `shared`: all "
+        "classes have those of all source cells",
+    )
+    n_genes: PositiveInt | None = Field(
+        None, description="number of genes: those detected in most source cells; null: all of the source"
+    )
+    n_marker_genes: NonNegativeInt = Field(0, description="genes a class that are raised in it, and in no other class")
+    marker_fold_change: Positive = Field(3.0, description="fold change of marker genes in their class; above 0")
+    programmes: list[Programme] = Field([], description="planted programmes")
+    min_mean: Positive = Field(
+        0.1,
+        description="least mean of a gene of a programme, or of a marker gene, in every class that has it (counts a "
+        "cell, in the source); above 0",
+    )
+    batches: Levels = Levels()
+    donors: Levels = Levels()
+    depth_sd: float = Field(
+        0.0, ge=0, description="standard deviation of a log factor on the library of each cell (natural log)"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> CountsSimulation:
+        self._check_planted(self.programmes, "programmes")
+        return self
+
+
+class ImagesSimulation(SimulationSettings):
+    """Real images, transformed."""
+
+    kind: Literal["images"]
+    source: ImagesSource = Field(description="the real images")
+    transformations: list[Transformation] = Field([], description="planted transformations")
+
+    @model_validator(mode="after")
+    def _check(self) -> ImagesSimulation:
+        self._check_planted(self.transformations, "transformations")
+        return self
+
+
+Simulation = Annotated[CountsSimulation | ImagesSimulation, Field(discriminator="kind")]

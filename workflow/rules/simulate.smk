@@ -1,0 +1,31 @@
+"""Real samples → resources/simulated/{simulation}.h5ad, and what is planted in it: {simulation}.truth.h5ad."""
+
+
+rule simulate_data:
+    input:
+        lambda wildcards: settings.simulations[wildcards.simulation].source.path_list,
+    output:
+        data="resources/simulated/{simulation}.h5ad",
+        truth="resources/simulated/{simulation}.truth.h5ad",
+    log:
+        "logs/simulate_data/{simulation}.log",
+    benchmark:
+        "benchmarks/simulate_data/{simulation}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: settings.simulations[
+            wildcards.simulation
+        ].model_dump_json(),
+    shell:
+        """
+        python -m nvae_bio simulate \
+            --settings {params.settings:q} \
+            --output {output.data:q} \
+            --truth {output.truth:q} \
+            >{log:q} 2>&1
+        """
