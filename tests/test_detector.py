@@ -46,7 +46,12 @@ def test_the_exclusive_part_is_what_stands_above_the_other_classes() -> None:
     hidden = usage.statistics().query("statistic == @HIDDEN").set_index("class")
     assert hidden.loc[2, ["dim", "value"]].tolist() == pytest.approx([1, 0.9])
     assert OWN_BLOCK not in set(usage.statistics()["statistic"])
-    assert usage.used(0.01).tolist() == [[True, False, True], [True, False, True], [True, True, True], [True, False, True]]
+    assert usage.used(0.01).tolist() == [
+        [True, False, True],
+        [True, False, True],
+        [True, True, True],
+        [True, False, True],
+    ]
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -54,7 +59,9 @@ def test_the_exclusive_part_is_what_stands_above_the_other_classes() -> None:
 
 def test_a_p_value_counts_the_null_of_classes_of_like_size() -> None:
     null = make_rows(*[(OWN_BLOCK, 0, -1, float(v)) for v in range(9)], *[(OWN_BLOCK, 2, -1, 100.0)] * 9)
-    observed = make_rows((OWN_BLOCK, 0, -1, 7.5), (OWN_BLOCK, 1, -1, 50.0), (OWN_BLOCK, 2, -1, 50.0), (SHARED, 0, 0, 1.0))
+    observed = make_rows(
+        (OWN_BLOCK, 0, -1, 7.5), (OWN_BLOCK, 1, -1, 50.0), (OWN_BLOCK, 2, -1, 50.0), (SHARED, 0, 0, 1.0)
+    )
     p = pooled_p(observed, null, np.array([100, 60, 1000]))
     np.testing.assert_allclose(p[:3], [2 / 10, 1 / 10, 10 / 10])
     assert np.isnan(p[3])
@@ -140,7 +147,9 @@ def test_effects_are_alike_whatever_their_sign_and_never_within_a_block() -> Non
 def test_readings_in_words() -> None:
     classes = ["a", "b", "c", "d", "e"]
     table = make_table(["private"] * 5 + ["shared"] * 2, [*"abcda", "", ""], [[], [], [], [], [], ["e"], []])
-    effect = np.array([[1.0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]])
+    effect = np.array(
+        [[1.0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
+    )
     usage = np.zeros((7, 5), bool)
     usage[6, :4] = True
     found = read_factors(table, effect, usage, classes, 0.7)
