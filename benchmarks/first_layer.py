@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nvae_bio.data.files import atomic_path
+from nvae_bio.data.packed import SparseRows
 from nvae_bio.model.kernels import log1p_scaled
 
 RESULTS = Path(__file__).parent / "results" / "first_layer.csv"
@@ -27,6 +28,11 @@ N_ROWS, BATCH, WIDTH = 4_096, 128, 256  # two trunks of 128 units read the same 
 GENES = (2_000, 5_000)
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2)
 N_TURNS, N_STEPS = 7, 40
+
+
+def starts(place: Tensor, n: int) -> Tensor:
+    """Where each of n rows starts among entries that lie row by row, (n + 1,), from the row of each entry."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=n).cumsum(0)])
 
 
 class Case:
@@ -38,7 +44,7 @@ class Case:
             np.where(rng.random((N_ROWS, n_genes)) < density, 1 + rng.poisson(1, (N_ROWS, n_genes)), 0).astype(np.uint8)
         )
         sparse = self.bytes.to_sparse_csr()
-        self.start, self.column, self.value = sparse.crow_indices(), sparse.col_indices(), sparse.values()
+        self.rows = SparseRows(sparse.crow_indices(), sparse.col_indices(), sparse.values())
         self.weight, self.gradient = torch.randn(WIDTH, n_genes), torch.randn(BATCH, WIDTH)
         self.transposed = self.weight.T.contiguous()
         self.scale = torch.ones(BATCH)
@@ -51,16 +57,12 @@ class Case:
 
     def sparse(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The same, the gradient as (genes, WIDTH)."""
-        length = self.start[rows + 1] - self.start[rows]
-        ends = torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)])
-        entry = torch.repeat_interleave(self.start[rows] - ends[:-1], length) + torch.arange(int(ends[-1]))
-        row, column = torch.repeat_interleave(torch.arange(len(rows)), length), self.column[entry]
-        value = torch.log1p(self.value[entry].float())
-        shape = len(rows), self.bytes.shape[1]
-        x = torch.sparse_csr_tensor(ends, column, value, shape, check_invariants=False)
-        by_column = torch.argsort(column, stable=True)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(column, minlength=shape[1]).cumsum(0)])
-        turned = torch.sparse_csr_tensor(starts, row[by_column], value[by_column], shape[::-1], check_invariants=False)
+        taken, shape = self.rows.take(rows), (len(rows), self.bytes.shape[1])
+        value, by_column = torch.log1p(taken.value.float()), torch.argsort(taken.column, stable=True)
+        x = torch.sparse_csr_tensor(starts(taken.row, shape[0]), taken.column, value, shape, check_invariants=False)
+        turned = torch.sparse_csr_tensor(
+            starts(taken.column, shape[1]), taken.row[by_column], value[by_column], shape[::-1], check_invariants=False
+        )
         return x @ self.transposed, turned @ self.gradient
 
     def check(self) -> None:

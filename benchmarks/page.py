@@ -86,7 +86,28 @@ def seeds_table() -> str:
 
 def quality_table() -> str:
     """results/quality.csv."""
-    return markdown(read("quality"))
+    found = read("quality").astype(object)
+    return markdown(found.where(found.notna(), "missed"))
+
+
+def first_layer_table() -> str:
+    """results/first_layer.csv."""
+    return markdown(read("first_layer"))
+
+
+def workflow_table() -> str:
+    """results/workflow.csv: the five slowest rules of each workflow, and all others together."""
+    rows = []
+    for name, found in read("workflow").groupby("workflow", sort=False):
+        ranked = found.sort_values("seconds", ascending=False)
+        total, rest = ranked["seconds"].sum(), ranked.iloc[5:]
+        shown = ranked.head(5)[["workflow", "rule", "jobs", "seconds", "peak_mb"]].to_dict("records")
+        shown.append(
+            {"workflow": name, "rule": "all others", "jobs": rest["jobs"].sum(), "seconds": rest["seconds"].sum(),
+             "peak_mb": rest["peak_mb"].max()}
+        )  # fmt: skip
+        rows += [{**row, "share": f"{row['seconds'] / total:.0%}"} for row in shown]
+    return markdown(pd.DataFrame(rows).round(1).astype({"peak_mb": int}))
 
 
 def plot_scaling() -> Figure:
@@ -108,7 +129,10 @@ def plot_scaling() -> Figure:
     return figure
 
 
-TABLES = {"train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table}
+TABLES = {
+    "train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table,
+    "workflow": workflow_table, "first_layer": first_layer_table,
+}  # fmt: skip
 SOURCES = {"exponents": "train"}  # of a table with another name than its file
 
 

@@ -18,7 +18,7 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.files import read_prepared, write_anndata
-from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, make_generator, to_samples
+from nvae_bio.data.samples import UNLABELED, Samples, make_generator
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian, Posterior
 from nvae_bio.trained import TrainedModel, load_model
@@ -67,16 +67,15 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: 
     parts: list[tuple[Tensor, ...]] = []
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
-        inputs, told = model.likelihood.encoder_input(batch.x, batch.library), batch.covariates
-        posterior = model.encoder(inputs, told)
-        probability = F.softmax(model.classifier(inputs, told) / temperature, dim=-1)
+        posterior, class_log_prob = model.infer(batch)
+        probability = F.softmax(class_log_prob / temperature, dim=-1)
         label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
         block = model.block(label)
         own = posterior.own(block)
         log_likelihood = torch.zeros(batch.n, device=device)
         for _ in range(n_draws):
             noise = torch.randn(batch.n, model.n_shared + model.n_private, generator=generator, device=device)
-            outputs = model.decoder(*model.draw(posterior, own, noise), block, told)
+            outputs = model.decoder(*model.draw(posterior, own, noise), block, batch.covariates)
             log_likelihood += model.likelihood.log_prob(outputs, batch)
         elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - own.kl().sum(-1)
         shared, private = posterior.shared, posterior.private
@@ -203,9 +202,7 @@ def embed_data(
     settings, seed = settings or EmbeddingSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
     training = trained.card.settings.training
-    card = trained.card
-    samples = to_samples(prepared, card.classes, card.covariates, size=card.settings.model.size)
-    check_pixels(samples.matrix, card.likelihood)
+    samples = trained.card.samples_of(prepared)
     with reproducible(training.threads):
         device = pick_device(training.device)
         encoded = encode(trained.network.to(device), samples, settings.n_draws, seed, trained.card.temperature)

@@ -15,6 +15,7 @@ from nvae_bio import schema
 from nvae_bio.config import FitSettings, LikelihoodName, Settings
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import atomic_path, read_file
+from nvae_bio.data.samples import Samples, check_pixels, to_samples
 from nvae_bio.errors import UserError, one_line
 from nvae_bio.model import NVAE, CovariateForm, build_nvae
 
@@ -62,6 +63,16 @@ class ModelCard(Settings):
     def temperature(self) -> float:
         """That of q(y|x); 1 where it is not calibrated."""
         return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def samples_of(self, prepared: AnnData) -> Samples:
+        """A prepared data set as a model with this card takes it.
+
+        Raises:
+            UserError: without the size that the model needs, or with pixels that its likelihood cannot score.
+        """
+        samples = to_samples(prepared, self.classes, self.covariates, size=self.settings.model.size)
+        check_pixels(samples.matrix, self.likelihood)
+        return samples
 
     def build(self) -> NVAE:
         """An untrained network of this form."""

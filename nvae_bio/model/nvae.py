@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_bio.config import ModelSettings
-from nvae_bio.data.batch import Covariates
+from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
 from nvae_bio.model.covariates import CovariateEffect, CovariateForm
 from nvae_bio.model.distributions import FeatureDistribution
@@ -265,6 +265,11 @@ class NVAE(nn.Module):
         return Pass(
             label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), outputs, class_log_prob
         )
+
+    def infer(self, batch: Batch) -> tuple[Posterior, Tensor]:
+        """q(z | x), and log q(y | x), (batch, C), of samples as they lie in the data."""
+        inputs = self.likelihood.encoder_input(batch.x, batch.library)
+        return self.encoder(inputs, batch.covariates), self.classifier(inputs, batch.covariates)
 
     def draw(self, posterior: Posterior, own: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z_s (batch, S) and the own block (batch, K) from standard normal noise (batch, S + K)."""

@@ -39,12 +39,9 @@ def held_out(model: NVAE, samples: Samples, rows: Tensor) -> HeldOut:
     device, parts = next(model.parameters()).device, []
     for chunk in samples.chunks(CHUNK, rows):
         batch = chunk.to(device)
-        inputs = model.likelihood.encoder_input(batch.x, batch.library)
-        posterior = model.encoder(inputs, batch.covariates)
+        posterior, class_log_prob = model.infer(batch)
         own = posterior.own(model.block(batch.label))
-        parts.append(
-            (batch.label, model.classifier(inputs, batch.covariates), posterior.shared.kl().sum(-1), own.kl().sum(-1))
-        )
+        parts.append((batch.label, class_log_prob, posterior.shared.kl().sum(-1), own.kl().sum(-1)))
     return HeldOut(*(torch.cat(column).numpy(force=True) for column in zip(*parts, strict=True)))
 
 

@@ -26,7 +26,7 @@ from nvae_bio import schema
 from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
-from nvae_bio.data.samples import UNLABELED, Samples, check_pixels, to_samples
+from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
@@ -146,8 +146,7 @@ def train_models(
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
-        samples = to_samples(prepared, card.classes, card.covariates, size=settings.model.size)
-        check_pixels(samples.matrix, card.likelihood)
+        samples = card.samples_of(prepared)
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
         unlabelled = unlabelled_rows(prepared, samples, settings.training)
         moments = feature_moments(samples, torch.cat([train, unlabelled]))
