@@ -6,7 +6,8 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     trained = nvae_bio.train_model(prepared, settings)
     embedded = nvae_bio.embed_data(prepared, trained)
     base = nvae_bio.train_model(prepared, settings.base)
-    null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, refit=i) for i in range(20))
+    refits = {"no_private": range(20), "no_factor": range(10)}
+    null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, kind, refits[kind]) for kind in refits)
     factors = nvae_bio.report_factors([embedded], null=null)
     samples = nvae_bio.generate_samples(trained, prepared)
 

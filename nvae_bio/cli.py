@@ -147,16 +147,22 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
 @click.option(
     "--kind", type=click.Choice(get_args(NullKind)), default="no_private", show_default=True, help="of null data"
 )
-@click.option("--refit", type=click.IntRange(0), default=0, show_default=True, help="number of the refit: its seed")
-def null(data: Path, weights: Path, card: Path, output: Path, settings: str, kind: NullKind, refit: int) -> None:
+@click.option(
+    "--refit", type=click.IntRange(0), default=(0,), show_default=True, multiple=True,
+    help="number of a refit: its seed, whatever the others are",
+)  # fmt: skip
+def null(
+    data: Path, weights: Path, card: Path, output: Path, settings: str, kind: NullKind, refit: tuple[int, ...]
+) -> None:
     """Train again on data in which no class has a factor of its own.
 
-    The base model is one of the same data with `variant: cvae`, which has no private latents.
+    The base model is one of the same data with `variant: cvae`, which has no private latents, and with as many shared
+    dims as the run's model has shared and private ones of a class.
 
     \b
     Example:
-      nvae-bio null --data pbmc.h5ad --weights base.safetensors --card base.json --refit 3 --output 3.parquet \\
-          --settings config/config.yaml:runs.pbmc68k
+      nvae-bio null --data pbmc.h5ad --weights base.safetensors --card base.json --refit 0 --refit 1 \\
+          --settings config/config.yaml:runs.pbmc68k --output 0.parquet
     """
     from nvae_bio.factors import null as run
 
@@ -165,7 +171,7 @@ def null(data: Path, weights: Path, card: Path, output: Path, settings: str, kin
 
 @cli.command()
 @file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
-@file_option("--null", "what a refit on null data found (.parquet); once for each", multiple=True, required=False)
+@file_option("--null", "what refits on null data found (.parquet); once for each file", multiple=True, required=False)
 @file_option("--report", "factor report to write (.h5ad)")
 @file_option("--table", "the same as a table to write (.parquet)")
 @settings_option("`report` of a run", "runs.digits")

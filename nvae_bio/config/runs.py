@@ -217,8 +217,12 @@ class ReportSettings(Settings):
     n_refits: NonNegativeInt = Field(
         20,
         description="refits on null data, at most; each is a training of its own. Their values are pooled over classes "
-        "of like size, so the smallest p is about 1 / (refits × such classes). A fifth as many, on data without any "
-        "factor, test the shared dims. 0: nothing is called",
+        "of like size, so the smallest p is about 1 / (refits × such classes): a factor of one class alone takes "
+        "1 / `fdr` refits at least. Half as many, on data without any factor, test the shared dims. 0: nothing is "
+        "called",
+    )
+    refits_per_job: PositiveInt = Field(
+        5, description="refits that one job of the workflow makes, one after the other; no result depends on it"
     )
     fdr: float = Field(
         0.05,
@@ -261,12 +265,13 @@ class FitSettings(Settings):
 
     @property
     def base(self) -> FitSettings:
-        """Of the model without private latents from which null data are drawn."""
+        """Of the model from which null data are drawn: S + K shared dims and no private ones.
+
+        With S alone it would lack the shared factors that S has no room for, and the null what they leave in blocks.
+        """
         if not self.model.n_private:
             return self
-        values = self.model.model_dump() | {"variant": "cvae", "n_private": 0}
-        if not self.model.n_shared:
-            values["n_shared"] = self.model.n_private  # held at class means, so that their number matters little
+        values = self.model.model_dump() | {"variant": "cvae", "n_private": 0, "n_shared": self.model.n_latent}
         return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
 
     def with_training(self, **values: float | str) -> FitSettings:
@@ -284,17 +289,19 @@ class RunSettings(FitSettings):
     generation: GenerationSettings = GenerationSettings()
 
     @property
-    def refits(self) -> dict[NullKind, int]:
-        """How many refits of each kind the report needs.
+    def refits(self) -> dict[NullKind, list[range]]:
+        """The refits of each kind that the report needs, by number, job by job.
 
         Without a shared latent there is one kind: null data without any factor. Without a label, no class has a factor
         of its own.
         """
-        n, few = self.report.n_refits, -(-self.report.n_refits // 5)
-        if n == 0:
-            return {}
-        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": few}}
-        return by_variant.get(self.model.variant, {self.report.null: n, "no_factor": few})
+        n, half = self.report.n_refits, -(-self.report.n_refits // 2)
+        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": half}}
+        numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": half})
+        size = self.report.refits_per_job
+        return {
+            kind: [range(first, min(first + size, n)) for first in range(0, n, size)] for kind, n in numbers.items()
+        }
 
     @property
     def fit(self) -> FitSettings:

@@ -21,28 +21,14 @@ from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors.decide import pooled_p, q_values
+from nvae_bio.factors.decide import check_null, limits, of_kind, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
-from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, Usage
+from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
 
 logger = logging.getLogger(__name__)
 
 PLACE = ["kind", "class", "dim"]  # what names a factor of a seed
-
-
-def held_out(embedded: AnnData) -> AnnData:
-    """The labelled test samples.
-
-    Raises:
-        UserError: a class has none.
-    """
-    rows = (embedded.obs[schema.SPLIT] == "test") & embedded.obs[schema.LABEL].notna()
-    subset = embedded[rows.to_numpy()]
-    for name in embedded.uns[schema.MODEL]["classes"]:
-        if not (subset.obs[schema.LABEL] == name).any():
-            raise UserError(f"class {name!r} has no held-out sample (split 'test'); its factors cannot be judged")
-    return subset
 
 
 def _factor_rows(embedded: AnnData) -> pd.DataFrame:
@@ -69,14 +55,21 @@ def _sample_kl(embedded: AnnData) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(float)
 
 
-def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, fdr: float) -> pd.DataFrame:
-    """The statistics of one seed with p and q; NaN without a null."""
+def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings: ReportSettings) -> pd.DataFrame:
+    """The statistics of one seed with p, the smallest possible p, and q; NaN without a null."""
     found = usage.statistics()
     if null is None:
-        return found.assign(p=np.nan, q=np.nan)
-    found["p"] = pooled_p(found, null, sizes)
-    found["q"] = q_values(found, fdr)
+        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan)
+    check_null(null, found)
+    kind = _kind_of_null(usage.shared.shape[1], settings)
+    found["p"], found["smallest_p"] = pooled_p(found, of_kind(null, kind), sizes)
+    found["q"] = q_values(found, settings.fdr)
     return found
+
+
+def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
+    """Of the refits that test private factors: without z_s all variation within a class is private."""
+    return settings.null if n_shared else "no_factor"
 
 
 def outcome(q: np.ndarray, kl: np.ndarray, settings: ReportSettings) -> np.ndarray:
@@ -155,13 +148,27 @@ def _intervals(
     return per_class, resampled
 
 
+def _usage(embedded: AnnData, rows: np.ndarray, label: np.ndarray) -> Usage:
+    """Of the samples at `rows`, (n,), of the classes `label`, (n,)."""
+    model = embedded.uns[schema.MODEL]
+    nothing = np.zeros((embedded.n_obs, 0))
+    mean, std, private = (
+        np.asarray(embedded.obsm.get(key, nothing))[rows]
+        for key in (schema.SHARED, schema.SHARED_STD, schema.KL_PRIVATE)
+    )
+    n_private = int(model["n_private"])
+    n_blocks = private.shape[1] // n_private if n_private else len(model["classes"])
+    return Usage.of(mean, std, private.reshape(len(rows), n_blocks, n_private), label)
+
+
 def _report_seed(
     embedded: AnnData, settings: ReportSettings, null: pd.DataFrame | None, rng: np.random.Generator
-) -> AnnData:
-    test, table = held_out(embedded), _factor_rows(embedded)
+) -> tuple[AnnData, pd.DataFrame]:
+    """The report of one seed, and what was tested in it."""
     classes = [str(name) for name in embedded.uns[schema.MODEL]["classes"]]
-    kl, train = _sample_kl(test), embedded.obs.loc[embedded.obs[schema.SPLIT] == "train", schema.LABEL]
-    per_class, resampled = _intervals(kl, test, classes, settings, rng)
+    places = held_out_rows(embedded.obs, classes)
+    test, table = embedded[places], _factor_rows(embedded)
+    per_class, resampled = _intervals(_sample_kl(test), test, classes, settings, rng)
     # a shared factor is shown in the class that uses it most, a private one in its own class
     shared = (table["kind"] == "shared").to_numpy()
     shown = np.where(shared, per_class[0].argmax(1), [classes.index(c) if c else 0 for c in table["class"]])
@@ -169,11 +176,10 @@ def _report_seed(
     table["kl"], table["kl_lower"], table["kl_upper"] = per_class[:, rows, shown]
     table["kl_class"] = [classes[index] for index in shown]
     label = pd.Categorical(test.obs[schema.LABEL].astype(str), categories=classes).codes
-    n_shared, n_private = int(shared.sum()), int(embedded.uns[schema.MODEL]["n_private"])
-    n_blocks = (len(table) - n_shared) // n_private if n_private else len(classes)
-    usage = Usage.of(kl[:, :n_shared], kl[:, n_shared:].reshape(len(kl), n_blocks, n_private), label)
+    train = embedded.obs.loc[embedded.obs[schema.SPLIT] == "train", schema.LABEL]
     sizes = np.array([(train == name).sum() for name in classes])
-    q_by_class = _judge(table, _tested(usage, null, sizes, settings.fdr), classes, settings)
+    tested = _tested(_usage(embedded, places, label), null, sizes, settings)
+    q_by_class = _judge(table, tested, classes, settings)
     effect = _effects(embedded, table)
     table[["reading", "private_to"]] = read_factors(
         table, effect, q_by_class <= settings.fdr, classes, settings.agreement
@@ -182,17 +188,18 @@ def _report_seed(
     table["n_samples"] = [int((label == index).sum()) for index in shown]
     table["resampled"] = resampled[shown]
     table["top_up"], table["top_down"] = top_features(effect, np.array(embedded.var_names), settings.n_top_features)
-    return AnnData(
+    by_class = dict(
+        zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True)
+    )
+    ends = {schema.EFFECT_LOWER: "_lower", schema.EFFECT_UPPER: "_upper"}
+    report = AnnData(
         X=effect,
         obs=table,
         var=embedded.var[[]].copy(),
-        obsm=dict(zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True))
-        | {schema.Q_BY_CLASS: q_by_class},
-        layers={
-            schema.EFFECT_LOWER: _effects(embedded, table, "_lower"),
-            schema.EFFECT_UPPER: _effects(embedded, table, "_upper"),
-        },
+        obsm=by_class | {schema.Q_BY_CLASS: q_by_class},
+        layers={key: _effects(embedded, table, suffix) for key, suffix in ends.items()},
     )
+    return report, tested
 
 
 def report_factors(
@@ -215,11 +222,11 @@ def report_factors(
         private factor's block), hidden_q (of a shared dim that one class uses most: that it has it alone), outcome
         (active, inactive, untested), reading (a sentence), private_to (classes), n_samples, resampled, top_up,
         top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class.
-        `layers`: effect_lower, effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what the readings
-        say of S), n_refits (refits of each kind of null).
+        `layers`: effect_lower, effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits
+        cannot call, and what the readings say of S), n_refits (refits of each kind of null).
 
     Raises:
-        UserError: nothing given, seeds that do not fit together, or a class without held-out samples.
+        UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.
     """
     settings = settings or ReportSettings()
     if not embedded:
@@ -234,29 +241,34 @@ def report_factors(
     if len({int(e.uns[schema.MODEL]["seed"]) for e in embedded}) < len(embedded):
         raise UserError("factors: two of the embedded data sets have the same seed")
     rngs = [np.random.default_rng((random_seed, i)) for i in range(len(embedded))]
-    parts = [_report_seed(e, settings, null, rng) for e, rng in zip(embedded, rngs, strict=True)]
-    report = anndata.concat(parts, merge="same")
+    found = [_report_seed(e, settings, null, rng) for e, rng in zip(embedded, rngs, strict=True)]
+    report = anndata.concat([part for part, _ in found], merge="same")
     for column in ("kind", "class", "kl_class", "outcome", "resampled", "reading", "private_to"):
         report.obs[column] = report.obs[column].astype("category")
     model = first.uns[schema.MODEL]
     report.var = first.var.copy()
+    refits = {} if null is None else {str(k): int(n) for k, n in null.groupby("kind")["refit"].nunique().items()}
+    kind = _kind_of_null(int(model["n_shared"]), settings)
+    said = limits(found[0][1], refits, kind, settings.fdr) + notes(report.obs)
     report.uns[schema.MODEL] = {key: model[key] for key in ("version", "variant", "classes", "fingerprint", "kind")}
     report.uns[schema.MODEL] |= {"effect_unit": model["effect_unit"], "report": settings.model_dump_json()}
-    refits = {} if null is None else null.groupby("kind")["refit"].nunique().to_dict()
-    report.uns[schema.MODEL] |= {"notes": np.array(notes(report.obs), dtype=object), "n_refits": json.dumps(refits)}
+    report.uns[schema.MODEL] |= {"notes": np.array(said, dtype=object), "n_refits": json.dumps(refits)}
     if "image_shape" in first.uns[schema.DATA]:
         report.uns[schema.MODEL]["image_shape"] = first.uns[schema.DATA]["image_shape"]
     return report
 
 
 def factor_table(report: AnnData) -> pd.DataFrame:
-    """The report as one flat table: a row a factor, `obs` beside `kl[CLASS]` with `_lower` and `_upper`, in nats."""
+    """The report as one flat table: a row a factor, `obs` beside kl[CLASS], kl_lower, kl_upper (nats) and q of each."""
     table: pd.DataFrame = report.obs.reset_index()
-    ends = (schema.KL_BY_CLASS, ""), (schema.KL_BY_CLASS_LOWER, "_lower"), (schema.KL_BY_CLASS_UPPER, "_upper")
+    by_class = {
+        "kl": schema.KL_BY_CLASS, "kl_lower": schema.KL_BY_CLASS_LOWER, "kl_upper": schema.KL_BY_CLASS_UPPER,
+        "q": schema.Q_BY_CLASS,
+    }  # fmt: skip
     columns = {
-        f"kl{suffix}[{name}]": report.obsm[key][:, index]
+        f"{column}[{name}]": report.obsm[key][:, index]
         for index, name in enumerate(report.uns[schema.MODEL]["classes"])
-        for key, suffix in ends
+        for column, key in by_class.items()
     }
     for name, values in columns.items():
         table[name] = values

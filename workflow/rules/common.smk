@@ -47,7 +47,7 @@ wildcard_constraints:
     dataset="|".join(settings.datasets),
     run="|".join(settings.runs),
     seed=r"\d+",
-    refit=r"\d+",
+    part=r"\d+",
     kind="|".join(get_args(NullKind)),
 
 
@@ -72,12 +72,18 @@ def of_seeds(name):
 
 
 def null_files(wildcards):
-    """What the refits of the run found, one file each."""
+    """What the refits of the run found, one file a job."""
     return [
-        f"results/{wildcards.run}/null/{kind}/{refit}.parquet"
-        for kind, n_refits in run_of(wildcards).refits.items()
-        for refit in range(n_refits)
+        f"results/{wildcards.run}/null/{kind}/{part}.parquet"
+        for kind, parts in run_of(wildcards).refits.items()
+        for part in range(len(parts))
     ]
+
+
+def refit_options(wildcards):
+    """Options that name the refits of a job."""
+    refits = run_of(wildcards).refits[wildcards.kind][int(wildcards.part)]
+    return [f"--refit={refit}" for refit in refits]
 
 
 def threads_of(run):

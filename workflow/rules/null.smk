@@ -1,4 +1,4 @@
-"""resources/prepared/{dataset}.h5ad → results/{run}/null/base.* → results/{run}/null/{kind}/{refit}.parquet."""
+"""resources/prepared/{dataset}.h5ad → results/{run}/null/base.* → results/{run}/null/{kind}/{part}.parquet."""
 
 
 # the model without private latents from which null data are drawn
@@ -36,25 +36,27 @@ rule train_base:
         """
 
 
+# some refits a job
 rule refit_null:
     input:
         data=prepared_of,
         weights="results/{run}/null/base.safetensors",
         card="results/{run}/null/base.json",
     output:
-        "results/{run}/null/{kind}/{refit}.parquet",
+        "results/{run}/null/{kind}/{part}.parquet",
     log:
-        "logs/refit_null/{run}.{kind}.{refit}.log",
+        "logs/refit_null/{run}.{kind}.{part}.log",
     benchmark:
-        "benchmarks/refit_null/{run}.{kind}.{refit}.tsv"
+        "benchmarks/refit_null/{run}.{kind}.{part}.tsv"
     conda:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)
     resources:
         mem_mb=8000,
-        runtime=240,
+        runtime=480,
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
+        refits=refit_options,
         settings=lambda wildcards: run_of(wildcards).fit.model_dump_json(),
     shell:
         """
@@ -65,6 +67,6 @@ rule refit_null:
             --output {output:q} \
             --settings {params.settings:q} \
             --kind {wildcards.kind} \
-            --refit {wildcards.refit} \
+            {params.refits:q} \
             >{log:q} 2>&1
         """
