@@ -13,17 +13,17 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvae_bio import train_model
-from nvae_bio.config import RunSettings
+from nvae_bio import embed_data, prepare_data, report_factors, train_model
+from nvae_bio.config import FeaturesSettings, RunSettings
 from nvae_bio.errors import UserError
-from nvae_bio.factors import null_drawer, refit_null
+from nvae_bio.factors import factor_table, null_drawer, refit_null
 from nvae_bio.factors.decide import adjusted, check_null, limits, of_kind, pooled_p, q_values
 from nvae_bio.factors.held import common_projections
 from nvae_bio.factors.reading import alike, notes, read_factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, few
 from nvae_bio.model import DiagonalGaussian
 from tests.small_models import law
-from tests.toys import PREPARED, fit_settings, trained
+from tests.toys import NO_UMAP, PREPARED, fit_settings, trained
 
 
 def make_rows(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
@@ -224,6 +224,19 @@ def test_null_data_keep_all_but_the_factors(data: str, kind: str) -> None:
     assert drawn.uns["nvae_data"]["fingerprint"] != prepared.uns["nvae_data"]["fingerprint"]
 
 
+def test_null_pictures_of_a_cross_entropy_are_as_grey_as_the_pictures() -> None:
+    prepared = PREPARED["images"]()
+    drawn = null_drawer(prepared, train_model(prepared, fit_settings(30).base), "no_private")(0)
+    before, after = np.asarray(prepared.X), np.asarray(drawn.X)
+    assert after.min() >= 0
+    assert after.max() <= 1
+    assert ((after > 0.02) & (after < 0.98)).mean() > 0.8
+    for name in ("c0", "c1", "c2"):
+        rows = (prepared.obs["label"] == name).to_numpy()
+        np.testing.assert_allclose(after[rows].mean(0), before[rows].mean(0), atol=0.08)
+        assert after[rows].std(0).mean() == pytest.approx(before[rows].std(0).mean(), rel=0.3)
+
+
 def variance_along(adata: AnnData, weights: np.ndarray) -> np.ndarray:
     """Of the features along a direction, within each class, (C,)."""
     along = np.asarray(adata.X) @ weights / np.linalg.norm(weights)
@@ -244,6 +257,22 @@ def test_null_data_have_what_is_shared_and_not_what_is_private() -> None:
     neither = [variance_along(null_drawer(prepared, base, "no_factor")(0), weights) for weights in (shared, private)]
     assert neither[0].max() < 0.2 * before[0].min()
     assert neither[1].max() < 0.2 * before[1][1]
+
+
+@pytest.mark.slow
+def test_what_spills_into_the_blocks_for_lack_of_shared_dims_is_in_the_null_too() -> None:
+    rng, label = np.random.default_rng(0), np.repeat(np.arange(3), 300)
+    x = rng.normal(size=(3, 20))[label] + rng.normal(size=(900, 3)) @ rng.normal(size=(3, 20))  # three shared factors
+    obs = pd.DataFrame({"label": [f"c{i}" for i in label]}, index=[f"s{i}" for i in range(900)])
+    raw = AnnData((x + 0.5 * rng.normal(size=x.shape)).astype(np.float32), obs=obs)
+    prepared = prepare_data(FeaturesSettings(kind="features", standardize=False), raw)
+    settings = fit_settings(200, n_shared=1, n_private=2, hidden=[32])
+    found = factor_table(report_factors([embed_data(prepared, train_model(prepared, settings), NO_UMAP)]))
+    blocks = found[found["kind"] == "private"].groupby("class", observed=True)["kl"].sum()
+    null = refit_null(prepared, train_model(prepared, settings.base), settings, refits=(0, 1))
+    null_blocks = null.loc[null["statistic"] == OWN_BLOCK, "value"]
+    assert blocks.min() > 2
+    assert null_blocks.min() > 0.8 * blocks.max()
 
 
 @law

@@ -299,9 +299,10 @@ class RunSettings(FitSettings):
         by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": half}}
         numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": half})
         size = self.report.refits_per_job
-        return {
+        jobs = {
             kind: [range(first, min(first + size, n)) for first in range(0, n, size)] for kind, n in numbers.items()
         }
+        return {kind: parts for kind, parts in jobs.items() if parts}
 
     @property
     def fit(self) -> FitSettings:

@@ -14,7 +14,7 @@ samples of a class, which destroys shared structure too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pandas as pd
 import scipy.sparse
 import torch
 from anndata import AnnData
+from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, NullKind
@@ -30,9 +31,10 @@ from nvae_bio.data.files import read_prepared, write_table
 from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.embed import Encoded, encode
 from nvae_bio.errors import UserError
-from nvae_bio.factors.held import Held, hold_all, hold_private
+from nvae_bio.factors.held import hold_all, hold_private
 from nvae_bio.factors.usage import OWN_BLOCK, Usage, held_out_rows
 from nvae_bio.machine import reproducible
+from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.train import train_model
 from nvae_bio.trained import TrainedModel, load_model
 
@@ -63,34 +65,60 @@ def _check_base(prepared: AnnData, base: TrainedModel) -> None:
 
 @torch.no_grad()
 def _decoded(
-    base: TrainedModel, samples: Samples, encoded: Encoded, held: Held, seed: int
-) -> np.ndarray | scipy.sparse.csr_matrix:
-    """New counts, pixels or features of every sample, (n, features)."""
-    generator, is_counts = make_generator(CPU, seed, 1), base.card.kind == "counts"
-    noise = torch.randn(encoded.shared.mean.shape, generator=generator)
-    z = held.apply(encoded.shared.rsample(noise), encoded.label)
-    parts = []
+    base: TrainedModel, samples: Samples, label: Tensor, z: Tensor
+) -> Iterator[tuple[Tensor, FeatureDistribution]]:
+    """Rows, and p(x | y, z) of the samples there: some at a time."""
     for rows in torch.arange(len(z)).split(CHUNK):
         library = None if samples.library is None else samples.library[rows]
         told = None if samples.covariates is None else samples.covariates.take(rows)
-        decoded = base.network.decode(z[rows], z[rows, :0], encoded.label[rows], library, told)
-        drawn = decoded.sample(generator).numpy()
-        parts.append(scipy.sparse.csr_matrix(drawn) if is_counts else drawn)
-    return scipy.sparse.vstack(parts, format="csr") if is_counts else np.concatenate(parts)
+        yield rows, base.network.decode(z[rows], z[rows, :0], label[rows], library, told)
+
+
+def _residuals(base: TrainedModel, samples: Samples, encoded: Encoded) -> Tensor:
+    """Pixels less what is decoded of them, (n, pixels)."""
+    decoded = _decoded(base, samples, encoded.label, encoded.shared.mean)
+    return torch.cat([samples.take(rows).x - picture.mean for rows, picture in decoded])
+
+
+def _shuffled_within(label: Tensor, generator: torch.Generator) -> Tensor:
+    """For each sample another one of its class, (n,): each is taken once."""
+    other = torch.empty_like(label)
+    for name in label.unique():
+        rows = (label == name).nonzero().squeeze(1)
+        other[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    return other
 
 
 def _drawing(prepared: AnnData, base: TrainedModel, kind: NullKind) -> Draw:
-    """From the seed to data without private factors, or without any; what all seeds share is done once."""
-    threads, network = base.card.settings.training.threads, base.network
+    """From the seed to data without private factors, or without any; what all seeds share is done once.
+
+    A cross-entropy of grey pixels is no distribution. There a picture is the decoded one plus what another sample of
+    its class has over its own, and stays grey.
+    """
+    threads, network, is_counts = base.card.settings.training.threads, base.network, base.card.kind == "counts"
     samples = base.card.samples_of(prepared)
     with reproducible(threads):
         encoded = encode(network, samples, 1, 0)
         held = hold_all(encoded) if kind == "no_factor" else hold_private(network, samples, encoded)
+        residual = _residuals(base, samples, encoded) if base.card.likelihood == "cross_entropy" else None
+
+    def values(seed: int) -> np.ndarray | scipy.sparse.csr_matrix:
+        generator, parts = make_generator(CPU, seed, 1), []
+        noise = torch.randn(encoded.shared.mean.shape, generator=generator)
+        z = held.apply(encoded.shared.rsample(noise), encoded.label)
+        other = _shuffled_within(encoded.label, generator)
+        for rows, decoded in _decoded(base, samples, encoded.label, z):
+            if residual is None:
+                drawn = decoded.sample(generator).numpy()
+            else:
+                drawn = (decoded.mean + residual[other[rows]]).clamp(0, 1).numpy()
+            parts.append(scipy.sparse.csr_matrix(drawn) if is_counts else drawn)
+        return scipy.sparse.vstack(parts, format="csr") if is_counts else np.concatenate(parts)
 
     def draw(seed: int) -> AnnData:
         result = prepared.copy()
         with reproducible(threads):
-            result.X = _decoded(base, samples, encoded, held, seed)
+            result.X = values(seed)
         return result
 
     return draw
