@@ -87,7 +87,7 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     null_options = ["--null", "no_private.parquet", "--null", "no_factor.parquet"]
     embedded_options = ["--embedded", "0/embedded.h5ad", "--embedded", "1/embedded.h5ad"]
     report = ["--report", "factors.h5ad", "--table", "factors.parquet"]
-    assert main(["factors", *embedded_options, *null_options, *report, "--settings", '{"fdr": 0.3}']) == 0
+    assert main(["factors", *embedded_options, *null_options, *report, "--settings", '{"fdr": 0.5}']) == 0
     histories = ["--history", "0/history.parquet", "--history", "1/history.parquet"]
     assert main(["plot", "--output", "figures", "--data", "data.h5ad", *histories, "--report", "factors.h5ad"]) == 0
     assert main(["plot", "--output", "figures", "--embedded", "0/embedded.h5ad"]) == 0

@@ -17,7 +17,7 @@ from nvae_bio import embed_data, prepare_data, report_factors, train_model
 from nvae_bio.config import FeaturesSettings, RunSettings
 from nvae_bio.errors import UserError
 from nvae_bio.factors import factor_table, null_drawer, refit_null
-from nvae_bio.factors.decide import adjusted, check_null, limits, of_kind, pooled_p, q_values
+from nvae_bio.factors.decide import adjusted, check_null, is_sufficient, limits, of_kind, pooled_p, q_values
 from nvae_bio.factors.held import common_projections
 from nvae_bio.factors.reading import alike, notes, read_factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, few
@@ -158,6 +158,7 @@ def test_the_limits_are_those_of_the_q_values(n_classes: int, n_refits: int, fdr
         assert f"{n_classes} of {n_classes} tests cannot end in a call" in said[0]
     else:
         assert f"fewer than {least} of {n_classes} together cannot be called" in said[0]
+    assert set(is_sufficient(tested, fdr)) == {least == 1}
     if said:  # as many refits as it asks for are enough, and one fewer is not
         enough = int(said[0].split("; ")[-1].split()[0])
         for n, silent in ((enough, True), (enough - 1, False)):

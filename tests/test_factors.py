@@ -161,6 +161,14 @@ def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
     assert report.obsm["q_by_class"][1, 2] <= 0.05 < report.obsm["q_by_class"][1, 0]
 
 
+def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_untested() -> None:
+    report = report_factors([with_factors()], null=make_null(with_factors(), 8, own_block=0.1, own_dim=0.1, shared=0.1))
+    private = report.obs["kind"] == "private"
+    assert report.obs.loc[private, "q"].notna().all()
+    assert set(report.obs.loc[private, "outcome"]) == {"untested"}
+    assert "fewer than 3 of 3 together cannot be called" in report.uns["nvae"]["notes"][0]
+
+
 def test_too_few_refits_call_nothing_and_the_report_says_so() -> None:
     adata = with_factors()
     report = report_factors([adata], null=make_null(adata, 2))

@@ -106,10 +106,32 @@ def q_values(observed: pd.DataFrame, fdr: float) -> np.ndarray:
     return q
 
 
+def members_of_a_factor(statistic: str, n_classes: int) -> int:
+    """Tests of a family that one factor fails together, at least: a shared one has the usages of a majority."""
+    return few(n_classes) + 1 if statistic == SHARED else 1
+
+
+def is_sufficient(tested: pd.DataFrame, fdr: float) -> np.ndarray:
+    """Whether a factor could be called were it alone in its family, (n,): if not, its absence is not shown either.
+
+    Args:
+        tested: statistics of a seed with smallest_p. A dim of a block is as its block.
+        fdr: of the calls.
+    """
+    family = tested["statistic"].replace(OWN_DIM, OWN_BLOCK)
+    n_classes, smallest = int(tested["class"].max()) + 1, tested["smallest_p"].to_numpy()
+    sufficient = np.zeros(len(tested), bool)
+    for name in (OWN_BLOCK, SHARED, HIDDEN):
+        rows = (family == name).to_numpy()
+        heads = (tested["statistic"] == name).to_numpy()
+        needed_p = fdr * members_of_a_factor(name, n_classes) / max((smallest[heads] <= fdr).sum(), 1)
+        by_class = dict(zip(tested["class"][heads], smallest[heads] <= min(needed_p, fdr) * (1 + 1e-9), strict=True))
+        sufficient[rows] = [by_class[y] for y in tested["class"][rows]]
+    return sufficient
+
+
 def limits(tested: pd.DataFrame, refits: dict[str, int], kind: str, fdr: float) -> list[str]:
     """What so few refits cannot call, a sentence each; nothing where the null is large enough.
-
-    A factor of one class alone needs p ≤ fdr / C; a shared one has the usages of a majority of the classes at least.
 
     Args:
         tested: statistics of a seed with smallest_p.
@@ -117,10 +139,10 @@ def limits(tested: pd.DataFrame, refits: dict[str, int], kind: str, fdr: float) 
         kind: of those that test private factors.
         fdr: of the calls.
     """
-    said = []
-    statistics, majority = set(tested["statistic"]), few(int(tested["class"].max()) + 1) + 1
+    said, statistics, n_classes = [], set(tested["statistic"]), int(tested["class"].max()) + 1
     private = OWN_BLOCK if OWN_BLOCK in statistics else HIDDEN
-    for name, statistic, of, needed in (("private", private, kind, 1), ("shared", SHARED, "no_factor", majority)):
+    for name, statistic, of in (("private", private, kind), ("shared", SHARED, "no_factor")):
+        needed = members_of_a_factor(statistic, n_classes)
         if statistic in statistics and refits.get(of, 0):
             smallest = tested.loc[tested["statistic"] == statistic, "smallest_p"].to_numpy()
             said += [f"null of {name} factors: {line}" for line in _limits(smallest, refits[of], of, fdr, needed)]

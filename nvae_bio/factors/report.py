@@ -21,7 +21,7 @@ from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors.decide import check_null, limits, of_kind, pooled_p, q_values
+from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
@@ -56,14 +56,14 @@ def _sample_kl(embedded: AnnData) -> np.ndarray:
 
 
 def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings: ReportSettings) -> pd.DataFrame:
-    """The statistics of one seed with p, the smallest possible p, and q; NaN without a null."""
+    """The statistics of one seed with p, the smallest possible p, q (NaN without a null), and `is_sufficient`."""
     found = usage.statistics()
     if null is None:
-        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan)
+        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan, sufficient=False)
     check_null(null, found)
     kind = _kind_of_null(usage.shared.shape[1], settings)
     found["p"], found["smallest_p"] = pooled_p(found, of_kind(null, kind), sizes)
-    found["q"] = q_values(found, settings.fdr)
+    found["q"], found["sufficient"] = q_values(found, settings.fdr), is_sufficient(found, settings.fdr)
     return found
 
 
@@ -72,14 +72,17 @@ def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
     return settings.null if n_shared else "no_factor"
 
 
-def outcome(q: np.ndarray, kl: np.ndarray, settings: ReportSettings) -> np.ndarray:
-    """`active` where q is at most the false discovery rate and the KL at least `min_kl`, `untested` where q is NaN.
+def outcome(q: np.ndarray, kl: np.ndarray, sufficient: np.ndarray, settings: ReportSettings) -> np.ndarray:
+    """`active` where q is at most the false discovery rate and the KL at least `min_kl`; else `inactive`.
 
-    >>> outcome(np.array([0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0]), ReportSettings())
+    `untested` where it is not active, and the null is not sufficient to tell.
+
+    >>> q, kl = np.array([0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0])
+    >>> outcome(q, kl, np.array([False, True, True, False]), ReportSettings())
     array(['active', 'inactive', 'inactive', 'untested'], dtype='<U8')
     """
     active = (q <= settings.fdr) & (kl >= settings.min_kl)
-    return np.where(np.isnan(q), "untested", np.where(active, "active", "inactive"))
+    return np.where(active, "active", np.where(sufficient, "inactive", "untested"))
 
 
 def _effects(embedded: AnnData, table: pd.DataFrame, suffix: str = "") -> np.ndarray:
@@ -116,7 +119,9 @@ def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settin
     places = {(kind, name, dim): i for i, (kind, name, dim) in enumerate(zip(*(table[c] for c in PLACE), strict=True))}
     block_q, hidden_q = np.full(len(table), np.nan), np.full(len(table), np.nan)
     hidden_in: list[list[str]] = [[] for _ in range(len(table))]
-    for statistic, index, dim, p, q in tested[["statistic", "class", "dim", "p", "q"]].itertuples(index=False):
+    sufficient = np.zeros(len(table), bool)
+    columns = ["statistic", "class", "dim", "p", "q", "sufficient"]
+    for statistic, index, dim, p, q, is_enough in tested[columns].itertuples(index=False):
         name = classes[index]
         if statistic == OWN_BLOCK:
             block_q[((table["kind"] == "private") & (table["class"] == name)).to_numpy()] = q
@@ -126,10 +131,10 @@ def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settin
             hidden_q[row] = np.fmin(hidden_q[row], q)
             hidden_in[row] += [name] if q <= settings.fdr else []
         else:
-            by_class[row, index], p_by_class[row, index] = q, p
+            by_class[row, index], p_by_class[row, index], sufficient[row] = q, p, sufficient[row] | is_enough
     table["p"], table["q"] = (np.fmin.reduce(values, axis=1) for values in (p_by_class, by_class))
     table["block_q"], table["hidden_q"], table["hidden_in"] = block_q, hidden_q, hidden_in
-    table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), settings)
+    table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), sufficient, settings)
     return by_class
 
 
