@@ -3,9 +3,12 @@
 The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
 
     prepared = nvae_bio.prepare_data(settings, adata)
-    trained = nvae_bio.train_model(prepared)
+    trained = nvae_bio.train_model(prepared, settings)
     embedded = nvae_bio.embed_data(prepared, trained)
-    factors = nvae_bio.report_factors([embedded])
+    base = nvae_bio.train_model(prepared, settings.base)
+    refits = {"no_private": range(20), "no_factor": range(10)}
+    null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, kind, refits[kind]) for kind in refits)
+    factors = nvae_bio.report_factors([embedded], null=null)
     samples = nvae_bio.generate_samples(trained, prepared)
 
 Data with a known truth: `simulate_counts`, `simulate_images`.
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nvae_bio.embed import embed_data
-    from nvae_bio.factors import report_factors
+    from nvae_bio.factors import refit_null, report_factors
     from nvae_bio.generate import generate_samples, traverse_factors
     from nvae_bio.prepare import prepare_data
     from nvae_bio.simulate import simulate_counts, simulate_images
@@ -35,6 +38,7 @@ _HOMES = {
     "load_model": "trained",
     "save_model": "trained",
     "embed_data": "embed",
+    "refit_null": "factors",
     "report_factors": "factors",
     "generate_samples": "generate",
     "traverse_factors": "generate",
@@ -48,6 +52,7 @@ __all__ = [
     "generate_samples",
     "load_model",
     "prepare_data",
+    "refit_null",
     "report_factors",
     "save_model",
     "simulate_counts",

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -14,6 +15,7 @@ from nvae_bio.config import (
     EmbeddingSettings,
     FitSettings,
     GenerationSettings,
+    NullKind,
     ReportSettings,
     load_dataset,
     load_settings,
@@ -44,8 +46,8 @@ def settings_option(section: str, entry: str, *, required: bool = False) -> Opti
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, factors, plot; generate draws samples from a trained model, and simulate
-    makes data of which the truth is known.
+    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model, and
+    simulate makes data of which the truth is known.
     """
 
 
@@ -137,21 +139,55 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
 
 
 @cli.command()
-@file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
-@file_option("--report", "factor report to write (.h5ad)")
-@file_option("--table", "the same as a table to write (.parquet)")
-@settings_option("`report` of a run", "runs.digits")
-def factors(embedded: tuple[Path, ...], report: Path, table: Path, settings: str) -> None:
-    """Report which factors are there, in which class, through which features.
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights of the base model (.safetensors)")
+@file_option("--card", "card of the base model (.json)")
+@file_option("--output", "what the detector finds, to write (.parquet)")
+@settings_option("`model` and `training` of the run", "runs.digits")
+@click.option(
+    "--kind", type=click.Choice(get_args(NullKind)), default="no_private", show_default=True, help="of null data"
+)
+@click.option(
+    "--refit", type=click.IntRange(0), default=(0,), show_default=True, multiple=True,
+    help="number of a refit: its seed, whatever the others are",
+)  # fmt: skip
+def null(
+    data: Path, weights: Path, card: Path, output: Path, settings: str, kind: NullKind, refit: tuple[int, ...]
+) -> None:
+    """Train again on data in which no class has a factor of its own.
+
+    The base model is one of the same data with `variant: cvae`, which has no private latents, and with as many shared
+    dims as the run's model has shared and private ones of a class.
 
     \b
     Example:
-      nvae-bio factors --embedded 0/embedded.h5ad --embedded 1/embedded.h5ad --report factors.h5ad \\
-          --table factors.parquet
+      nvae-bio null --data pbmc.h5ad --weights base.safetensors --card base.json --refit 0 --refit 1 \\
+          --settings config/config.yaml:runs.pbmc68k --output 0.parquet
+    """
+    from nvae_bio.factors import null as run
+
+    run(data, weights, card, output, load_settings(settings, FitSettings), kind, refit)
+
+
+@cli.command()
+@file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
+@file_option("--null", "what refits on null data found (.parquet); once for each file", multiple=True, required=False)
+@file_option("--report", "factor report to write (.h5ad)")
+@file_option("--table", "the same as a table to write (.parquet)")
+@settings_option("`report` of a run", "runs.digits")
+def factors(embedded: tuple[Path, ...], null: tuple[Path, ...], report: Path, table: Path, settings: str) -> None:
+    """Report which factors are there, in which class, through which features.
+
+    Without --null nothing is called active.
+
+    \b
+    Example:
+      nvae-bio factors --embedded 0/embedded.h5ad --embedded 1/embedded.h5ad --null null/0.parquet \\
+          --null null/1.parquet --report factors.h5ad --table factors.parquet
     """
     from nvae_bio.factors import factors as run
 
-    run(embedded, report, table, load_settings(settings, ReportSettings))
+    run(embedded, null, report, table, load_settings(settings, ReportSettings))
 
 
 @cli.command()

@@ -107,7 +107,7 @@ def _aggregate(posterior: DiagonalGaussian) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _class_effects(
+def class_effects(
     model: NVAE, shared: Tensor, own: Tensor, label: Tensor, library: Tensor | None, low: Tensor, high: Tensor
 ) -> Tensor:
     """Effect of every factor on every feature for each sample: (samples, features, S + K)."""
@@ -162,7 +162,7 @@ def decoded_effects(
         chosen = torch.from_numpy(np.sort(rng.permutation(len(rows))[:n_effect_samples]))
         picked = rows[chosen]
         library = None if samples.library is None else torch.full((len(picked),), EFFECT_LIBRARY)
-        effects = _class_effects(
+        effects = class_effects(
             model, encoded.shared.mean[picked], own.mean[chosen], samples.label[picked], library,
             middle - step, middle + step,
         )  # fmt: skip

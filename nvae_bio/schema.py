@@ -53,6 +53,7 @@ MODEL = "nvae"  # uns: version, settings, classes, seed, data fingerprint
 KL_BY_CLASS = "kl_by_class"
 KL_BY_CLASS_LOWER = "kl_by_class_lower"
 KL_BY_CLASS_UPPER = "kl_by_class_upper"
+Q_BY_CLASS = "q_by_class"  # of a private factor in its own class, of a shared one in each
 EFFECT_LOWER = "effect_lower"
 EFFECT_UPPER = "effect_upper"
 

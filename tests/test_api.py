@@ -41,7 +41,9 @@ def test_steps_in_memory_from_anndata_to_anndata() -> None:
     prepared = nvae_bio.prepare_data(CountsSettings(kind="counts", n_top_genes=None), raw)
     trained = nvae_bio.train_model(prepared, fit_settings())
     embedded = nvae_bio.embed_data(prepared, trained, NO_UMAP)
-    factors = nvae_bio.report_factors([embedded])
+    base = nvae_bio.train_model(prepared, fit_settings().base)
+    null = nvae_bio.refit_null(prepared, base, fit_settings())
+    factors = nvae_bio.report_factors([embedded], null=null)
     samples = nvae_bio.generate_samples(trained, prepared)
     assert embedded.n_obs == raw.n_obs
     assert list(factors.var_names) == list(samples.var_names) == list(prepared.var_names)

@@ -14,10 +14,11 @@ import torch
 import nvae_bio
 from nvae_bio.cli import cli, main
 from nvae_bio.data.files import write_anndata
-from tests.toys import fit_settings, prepared_images, raw_counts, trained
+from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trained
 
-COMMANDS = ["prepare", "train", "embed", "factors", "generate", "plot", "simulate"]
+COMMANDS = ["prepare", "train", "embed", "null", "factors", "generate", "plot", "simulate"]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
+IMAGES = ["--weights", "im.safetensors", "--card", "im.json"]
 FIT = fit_settings().model_dump_json()
 
 
@@ -73,20 +74,28 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         model = ["--weights", f"{seed}/model.safetensors", "--card", f"{seed}/model.json"]
         history = ["--history", f"{seed}/history.parquet", "--seed", seed]
         assert main(["train", "--data", "data.h5ad", *model, *history, "--settings", "config.yaml:runs.toy"]) == 0
-        embedded = f"{seed}/embedded.h5ad"
-        assert (
-            main(["embed", "--data", "data.h5ad", *model, "--output", embedded, "--settings", '{"umap": false}']) == 0
-        )
+        output = ["--output", f"{seed}/embedded.h5ad", "--settings", '{"umap": false}']
+        assert main(["embed", "--data", "data.h5ad", *model, *output]) == 0
         drawn = ["--samples", f"{seed}/samples.h5ad", "--traversals", f"{seed}/traversals.h5ad"]
         assert main(["generate", "--data", "data.h5ad", *model, *drawn]) == 0
+    base = ["--weights", "base.safetensors", "--card", "base.json"]
+    cvae = json.dumps({"model": json.loads(FIT)["model"] | {"variant": "cvae", "n_private": 0, "n_shared": 12}})
+    assert main(["train", "--data", "data.h5ad", *base, "--history", "base.parquet", "--settings", cvae]) == 0
+    for kind in ("no_private", "no_factor"):
+        refits = ["--kind", kind, "--refit", "0", "--refit", "1", "--output", f"{kind}.parquet"]
+        assert main(["null", "--data", "data.h5ad", *base, *refits, "--settings", "config.yaml:runs.toy"]) == 0
+    null_options = ["--null", "no_private.parquet", "--null", "no_factor.parquet"]
     embedded_options = ["--embedded", "0/embedded.h5ad", "--embedded", "1/embedded.h5ad"]
-    assert main(["factors", *embedded_options, "--report", "factors.h5ad", "--table", "factors.parquet"]) == 0
+    report = ["--report", "factors.h5ad", "--table", "factors.parquet"]
+    assert main(["factors", *embedded_options, *null_options, *report, "--settings", '{"fdr": 0.5}']) == 0
     histories = ["--history", "0/history.parquet", "--history", "1/history.parquet"]
     assert main(["plot", "--output", "figures", "--data", "data.h5ad", *histories, "--report", "factors.h5ad"]) == 0
     assert main(["plot", "--output", "figures", "--embedded", "0/embedded.h5ad"]) == 0
 
     assert anndata.read_h5ad("factors.h5ad").obs["seed"].unique().tolist() == [0, 1]
-    assert len(pd.read_parquet("factors.parquet")) == 2 * (10 + 3 * 2)
+    table = pd.read_parquet("factors.parquet")
+    assert len(table) == 2 * (10 + 3 * 2)
+    assert set(table["outcome"]) <= {"active", "inactive"}
     assert anndata.read_h5ad("1/embedded.h5ad").uns["nvae"]["seed"] == 1
     assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 7
     assert not list(folder.rglob("*.part*"))
@@ -150,6 +159,29 @@ ERRORS = {
          "--traversals", "y.h5ad"],
         "of kind 'counts', the model was trained on 'images'",
     ),
+    "no base model": (["null", "--data", "data.h5ad", *MODEL, "--output", "x.parquet"], "model.json: no such file"),
+    "base of other data": (
+        ["null", "--data", "data.h5ad", *IMAGES, "--output", "x.parquet"],
+        "the data are of kind 'counts', the model was trained on 'images'",
+    ),
+    "base with private latents": (
+        ["null", "--data", "im.h5ad", *IMAGES, "--output", "x.parquet"],
+        "null: the base model is of variant 'nvae', with private latents; allowed: cvae, vae",
+    ),
+    "kind of null": (["null", "--kind", "none"], "'none' is not one of 'no_private', 'no_factor', 'permuted_labels'"),
+    "negative refit": (["null", "--refit", "-1"], "-1 is not in the range"),
+    "refit twice": (
+        ["null", "--data", "im.h5ad", *IMAGES, "--refit", "2", "--refit", "2", "--output", "x.parquet"],
+        "refits: 2, 2; at least one, and different from each other",
+    ),
+    "no null": (
+        ["factors", "--embedded", "em.h5ad", "--null", "no.parquet", "--report", "x.h5ad", "--table", "y.parquet"],
+        "no.parquet: no such file or folder; expected a parquet table",
+    ),
+    "not a null": (
+        ["factors", "--embedded", "em.h5ad", "--null", "h.parquet", "--report", "x.h5ad", "--table", "y.parquet"],
+        "null: no column 'kind'; needed: kind, refit, statistic, class, dim, value",
+    ),
     "nothing embedded": (["factors", "--report", "x.h5ad", "--table", "y.parquet"], "Missing option '--embedded'"),
     "not embedded": (
         ["factors", "--embedded", "data.h5ad", "--report", "x.h5ad", "--table", "y.parquet"],
@@ -177,6 +209,9 @@ def test_bad_input_ends_in_one_line_exit_code_2_and_no_output(
     write_anndata(nvae_bio.prepare_data(nvae_bio.config.load_dataset(dataset())), Path("data.h5ad"))
     Path("cut.h5ad").write_bytes(Path("data.h5ad").read_bytes()[:2000])
     nvae_bio.save_model(trained("images"), Path("im.safetensors"), Path("im.json"))
+    write_anndata(prepared_images(), Path("im.h5ad"))
+    write_anndata(embedded("images"), Path("em.h5ad"))
+    trained("images").history.to_parquet("h.parquet")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     capsys.readouterr()
     assert main(arguments) == 2

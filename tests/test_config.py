@@ -130,6 +130,13 @@ WRONG = {
     "runs.digits.training.learning_rate": (2, "2 is not allowed: should be less than or equal to 1"),
     "runs.digits.training.batch_size": (0, "0 is not allowed: should be greater than 0"),
     "runs.digits.report.n_bootstrap": (9, "9 is not allowed: should be greater than or equal to 100"),
+    "runs.digits.report.n_refits": (-1, "-1 is not allowed: should be greater than or equal to 0"),
+    "runs.digits.report.refits_per_job": (0, "0 is not allowed: should be greater than 0"),
+    "runs.digits.report.fdr": (0, "0 is not allowed: should be greater than 0"),
+    "runs.digits.report.null": (
+        "no_factor",
+        "'no_factor' is not allowed: should be 'no_private', 'permuted_labels' or 'permuted_features'",
+    ),
     "runs.digits.report.confidence": (95, "95 is not allowed: should be less than 1"),
     "runs.digits.model.hidden": ([], "[] is not allowed: should have at least 1 item, not 0"),
     "datasets.table.min_samples_per_class": (4, "4 is not allowed: should be greater than or equal to 5"),
@@ -577,6 +584,19 @@ PARTS = {
     "generation": settings_of(GenerationSettings),
 }
 RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
+
+
+@given(MODEL, st.integers(0, 50), st.integers(1, 60))
+def test_every_refit_is_made_once_whatever_the_jobs(model: ModelSettings, n_refits: int, per_job: int) -> None:
+    run = RunSettings(dataset="d", model=model, report=ReportSettings(n_refits=n_refits, refits_per_job=per_job))
+    for kind, parts in run.refits.items():
+        numbers = [refit for part in parts for refit in part]
+        assert numbers == list(range(len(numbers)))
+        assert all(0 < len(part) <= run.report.refits_per_job for part in parts)
+        assert len(numbers) == run.report.n_refits or kind == "no_factor"
+    assert bool(run.refits) == (run.report.n_refits > 0)
+    assert run.base.model.n_private == 0
+    assert run.base.model.n_shared == run.model.n_latent
 
 
 @given(RUNS)

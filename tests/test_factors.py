@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nvae_bio import report_factors
 from nvae_bio.config import ReportSettings
-from nvae_bio.data.files import write_anndata
+from nvae_bio.data.files import write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors import bootstrap_interval, factor_table, factors, null_levels, outcome, top_features
+from nvae_bio.factors import factor_table, factors
+from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
+from nvae_bio.factors.report import top_features
+from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS
 from tests.small_models import law
 from tests.toys import CLASSES, embedded
 
@@ -65,23 +71,12 @@ def test_the_interval_lies_within_the_data_and_around_constant_data(n: int, seed
     assert upper[1] == pytest.approx(3.0)
 
 
-def test_the_null_of_a_block_is_the_quantile_over_samples_of_other_classes() -> None:
-    table = pd.DataFrame({"kind": ["shared", "private", "private"], "class": ["", "a", "b"]})
-    labels = np.array(["a"] * 50 + ["b"] * 50)
-    kl = np.zeros((100, 3))
-    kl[50:, 1] = np.arange(50)  # block of a on samples of b
-    kl[:50, 2] = 7.0
-    levels = null_levels(kl, table, labels, 0.95, "all")
-    assert levels[1] == pytest.approx(np.quantile(np.arange(50), 0.95))
-    assert levels[2] == 7.0
-    assert levels[0] == levels[1]
-    assert np.isnan(null_levels(kl, table, labels, 0.95, "own")).all()
-
-
-def test_outcomes() -> None:
-    called = outcome(np.array([0.3, 0.3, 0.3, np.nan]), np.array([0.2, 0.4, np.nan, 0.1]), 0.01)
-    assert called.tolist() == ["active", "inactive", "undecided", "undecided"]
-    assert outcome(np.array([0.005]), np.array([0.001]), 0.01).tolist() == ["inactive"]
+def test_few_donors_are_no_unit_of_resampling() -> None:
+    assert resampled_units(None) == (None, "samples")
+    for n, said in ((5, "samples; donor interval not estimable"), (6, "donors")):
+        units, name = resampled_units(np.array([f"d{i}" for i in range(n)] * 3))
+        assert name == said
+        assert (units is None) == (n == 5)
 
 
 def test_top_features_never_name_a_feature_in_the_wrong_direction() -> None:
@@ -106,7 +101,93 @@ def test_rows_and_values_of_the_report() -> None:
     np.testing.assert_allclose(own.X[0], seeds[1].varm["nvae_effect_class_2"][:, 1])
     assert (report.obs["kl_lower"] <= report.obs["kl"]).all()
     assert (report.obs["kl"] <= report.obs["kl_upper"]).all()
-    assert set(report.obs["outcome"]) <= {"active", "inactive", "undecided"}
+    assert set(report.obs["outcome"]) == {"untested"}
+    assert report.obs[["p", "q", "block_q", "hidden_q"]].isna().all(axis=None)
+    assert set(report.obs["reading"]) == set(report.obs["private_to"]) == {""}
+    assert list(report.uns["nvae"]["notes"]) == [
+        "null of private factors: no refits of kind 'no_private', so none is called",
+        "null of shared factors: no refits of kind 'no_factor', so none is called",
+    ]
+
+
+def make_null(adata: AnnData, n_refits: int, **values: float) -> pd.DataFrame:
+    """Refits that found `values` of each statistic, 0 if not named."""
+    model = adata.uns["nvae"]
+    rows = []
+    for y in range(len(model["classes"])):
+        rows += [(OWN_BLOCK, y, -1), *((OWN_DIM, y, dim) for dim in range(model["n_private"]))] * bool(
+            model["n_private"]
+        )
+        rows += [*((SHARED, y, dim) for dim in range(model["n_shared"])), (HIDDEN, y, 0)] * bool(model["n_shared"])
+    table = pd.DataFrame(rows, columns=["statistic", "class", "dim"])
+    table["value"] = table["statistic"].map(dict.fromkeys(STATISTICS, 0.0) | values)
+    kinds = ("no_private", "no_factor")
+    return pd.concat([table.assign(kind=kind, refit=refit) for kind in kinds for refit in range(n_refits)])
+
+
+def with_factors(seed: int = 0) -> AnnData:
+    """Embedded features in which the first shared dim is used by all, dim 1 by c2 alone, and block c1 by its class."""
+    adata = embedded("features", seed=seed).copy()
+    label, rng = adata.obs["label"].to_numpy(), np.random.default_rng(seed)
+    shared, std = 0.01 * rng.normal(size=(adata.n_obs, 10)), np.ones((adata.n_obs, 10))
+    for dim, rows in ((0, label != ""), (1, label == "c2")):
+        shared[rows, dim], std[rows, dim] = rng.normal(size=rows.sum()), 0.3
+    private = 0.001 * rng.random((adata.n_obs, 6))
+    private[label == "c1", 2] += 2.0  # dim 0 of block c1
+    adata.obsm.update({"X_nvae_shared": shared, "nvae_shared_std": std, "nvae_kl_private": private})
+    adata.obsm["nvae_kl_shared"] = (shared**2 + std**2 - 1) / 2 - np.log(std)
+    return adata
+
+
+def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
+    adata = with_factors()
+    report = report_factors([adata], null=make_null(adata, 20, own_block=0.1, own_dim=0.1, shared=0.1, hidden=0.5))
+    table = report.obs.set_index(report.obs["kind"].astype(str) + report.obs["class"].astype(str))
+    table["dim"] = table["dim"].astype(int)
+    table = table.set_index("dim", append=True)
+    active = table[table["outcome"] == "active"]
+    assert sorted(active.index) == [("privatec1", 0), ("shared", 0), ("shared", 1)]
+    assert active["reading"].to_dict() == {
+        ("privatec1", 0): "private to c1", ("shared", 0): "used by 3 of 3 classes",
+        ("shared", 1): "hidden in z_s: private to c2",
+    }  # fmt: skip
+    assert active.loc[("privatec1", 0), "block_q"] == pytest.approx(3 / 61)
+    assert active.loc[("privatec1", 0), "p"] == pytest.approx(1 / 121)
+    assert active.loc[("shared", 1), "hidden_q"] == pytest.approx(3 / 61)
+    assert table.loc[("privatec0", 0), "q"] == 1.0
+    assert set(table.loc[table["outcome"] != "active", "outcome"]) == {"inactive"}
+    assert [note.split(":")[0] for note in report.uns["nvae"]["notes"]] == ["hidden in z_s"]
+    assert json.loads(report.uns["nvae"]["n_refits"]) == {"no_private": 20, "no_factor": 20}
+    assert report.obsm["q_by_class"][1, 2] <= 0.05 < report.obsm["q_by_class"][1, 0]
+
+
+def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_untested() -> None:
+    report = report_factors([with_factors()], null=make_null(with_factors(), 8, own_block=0.1, own_dim=0.1, shared=0.1))
+    private = report.obs["kind"] == "private"
+    assert report.obs.loc[private, "q"].notna().all()
+    assert set(report.obs.loc[private, "outcome"]) == {"untested"}
+    assert "fewer than 3 of 3 together cannot be called" in report.uns["nvae"]["notes"][0]
+
+
+def test_too_few_refits_call_nothing_and_the_report_says_so() -> None:
+    adata = with_factors()
+    report = report_factors([adata], null=make_null(adata, 2))
+    private = report.obs["kind"] == "private"
+    assert set(report.obs.loc[private, "outcome"]) == {"untested"}
+    assert report.obs.loc[private, "p"].notna().all()
+    assert report.uns["nvae"]["notes"][0] == (
+        "null of private factors: with 2 refits of kind 'no_private' the smallest p is 0.14; 3 of 3 tests cannot "
+        "end in a call at fdr 0.05; 20 refits would do"
+    )
+    assert len(set(report.uns["nvae"]["notes"])) == len(report.uns["nvae"]["notes"])
+
+
+def test_without_a_shared_latent_the_null_has_no_factor_at_all() -> None:
+    adata = embedded("features", "per_class")
+    null = make_null(adata, 20)
+    report = report_factors([adata], null=null[null["kind"] == "no_factor"])
+    assert report.obs["q"].notna().all()
+    assert report_factors([adata], null=null[null["kind"] == "no_private"]).obs["q"].isna().all()
 
 
 def test_seven_donors_are_resampled_as_donors_and_without_donors_the_samples() -> None:
@@ -118,9 +199,8 @@ def test_seven_donors_are_resampled_as_donors_and_without_donors_the_samples() -
 def test_the_baselines_have_reports_too(variant: str, kinds: set[str]) -> None:
     report = report_factors([embedded("features", variant)])
     assert set(report.obs["kind"]) == kinds
-    if kinds == {"shared"}:  # nothing is structurally empty, so nothing is called
-        assert report.obs["null"].isna().all()
-        assert "active" not in set(report.obs["outcome"])
+    tested = report_factors([embedded("features", variant)], null=make_null(embedded("features", variant), 20))
+    assert set(tested.obs["outcome"]) <= {"active", "inactive"}
 
 
 def test_the_same_report_twice_and_the_table_says_the_same() -> None:
@@ -148,10 +228,18 @@ def test_a_class_without_held_out_samples_is_named() -> None:
 
 
 def test_files_in_files_out(tmp_path: Path) -> None:
-    import anndata
-
-    write_anndata(embedded("counts"), tmp_path / "embedded.h5ad")
-    factors([tmp_path / "embedded.h5ad"], tmp_path / "f.h5ad", tmp_path / "f.parquet", ReportSettings(n_bootstrap=100))
+    adata = with_factors()
+    write_anndata(adata, tmp_path / "embedded.h5ad")
+    null = make_null(adata, 20, own_block=0.1)
+    files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for file, kind in zip(files, ("no_private", "no_factor"), strict=True):
+        write_table(null[null["kind"] == kind], file)
+    settings = ReportSettings(n_bootstrap=100)
+    factors([tmp_path / "embedded.h5ad"], files, tmp_path / "f.h5ad", tmp_path / "f.parquet", settings)
     report, table = anndata.read_h5ad(tmp_path / "f.h5ad"), pd.read_parquet(tmp_path / "f.parquet")
     assert table["factor"].tolist() == list(report.obs_names)
     np.testing.assert_array_equal(table["kl"], report.obs["kl"])
+    in_memory = report_factors([adata], settings, null)
+    for column in ("p", "q", "outcome", "reading"):
+        assert table[column].tolist() == in_memory.obs[column].tolist() == report.obs[column].tolist()
+    np.testing.assert_array_equal(table["q[c1]"], report.obsm["q_by_class"][:, 1])

@@ -27,6 +27,10 @@ GRAPH = {
     ("prepare_data", "embed_data"),
     ("prepare_data", "generate_samples"),
     ("prepare_data", "plot_figures"),
+    ("prepare_data", "train_base"),
+    ("prepare_data", "refit_null"),
+    ("train_base", "refit_null"),
+    ("refit_null", "report_factors"),
     ("train_model", "embed_data"),
     ("train_model", "generate_samples"),
     ("train_model", "plot_figures"),
@@ -88,6 +92,8 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     expected = dict.fromkeys(("train_model", "embed_data", "generate_samples", "plot_embedding"), n_models)
     expected |= {"simulate_data": len(made), "prepare_data": len(used), "plot_images": n_images, "all": 1}
     expected |= dict.fromkeys(("report_factors", "plot_figures"), len(settings.runs))
+    expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
+    expected |= {"refit_null": sum(len(parts) for run in settings.runs.values() for parts in run.refits.values())}
     assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}
 
 
@@ -183,6 +189,11 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
         report = anndata.read_h5ad(results / "factors.h5ad")
         assert report.obs["seed"].nunique() == len(run.seeds)
         assert len(pd.read_parquet(results / "factors.parquet")) == report.n_obs
+        for kind, parts in run.refits.items():
+            tables = [pd.read_parquet(results / "null" / kind / f"{part}.parquet") for part in range(len(parts))]
+            assert [set(table["refit"]) for table in tables] == [set(part) for part in parts]
+        assert (results / "null").exists() == bool(run.refits)
+        assert any("null of" in note for note in report.uns["nvae"]["notes"])
         for seed in run.seeds:
             embedded = anndata.read_h5ad(results / str(seed) / "embedded.h5ad")
             assert embedded.obsm["X_nvae_shared"].shape == (embedded.n_obs, run.model.n_shared)
@@ -218,7 +229,7 @@ def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Pa
     output = dry_run(changed, finished).stdout
     assert job_counts(output) == {
         "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
-        "plot_figures": 1, "all": 1,
+        "plot_figures": 1, "train_base": 1, "refit_null": 3, "all": 1,
     }  # fmt: skip
     assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
 

@@ -12,6 +12,7 @@ from nvae_bio.config.simulations import Simulation
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
+NullKind = Literal["no_private", "no_factor", "permuted_labels", "permuted_features"]
 Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]
 LikelihoodName = Literal[
     "negative_binomial",
@@ -218,11 +219,33 @@ class ReportSettings(Settings):
 
     n_bootstrap: int = Field(1000, ge=100, description="bootstrap resamples of an interval; at least 100")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
-    null_quantile: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        description="quantile of the KL of structurally empty dims that a factor must pass, 0.5 to 1",
+    null: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
+        "no_private",
+        description="data on which the run is refitted, to see what its detector finds where no class has a factor of "
+        "its own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets "
+        "factors pass that S has no room for, the second destroys shared factors too) and are here to show it",
+    )
+    n_refits: NonNegativeInt = Field(
+        20,
+        description="refits on null data, at most; each is a training of its own. Their values are pooled over classes "
+        "of like size, so the smallest p is about 1 / (refits × such classes): a factor of one class alone takes "
+        "1 / `fdr` refits at least. Half as many, on data without any factor, test the shared dims. 0: nothing is "
+        "called",
+    )
+    refits_per_job: PositiveInt = Field(
+        5, description="refits that one job of the workflow makes, one after the other; no result depends on it"
+    )
+    fdr: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="false discovery rate of the calls, above 0 to 0.5; in families, see docs/model.md",
+    )
+    agreement: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="|cos| of their effects from which on private factors of different classes count as one; to 1",
     )
     min_kl: float = Field(
         0.01,
@@ -251,6 +274,17 @@ class FitSettings(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @property
+    def base(self) -> FitSettings:
+        """Of the model from which null data are drawn: S + K shared dims and no private ones.
+
+        With S alone it would lack the shared factors that S has no room for, and the null what they leave in blocks.
+        """
+        if not self.model.n_private:
+            return self
+        values = self.model.model_dump() | {"variant": "cvae", "n_private": 0, "n_shared": self.model.n_latent}
+        return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
+
     def with_training(self, **values: float | str) -> FitSettings:
         """The same with other values of `training`."""
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
@@ -264,6 +298,22 @@ class RunSettings(FitSettings):
     embedding: EmbeddingSettings = EmbeddingSettings()
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @property
+    def refits(self) -> dict[NullKind, list[range]]:
+        """The refits of each kind that the report needs, by number, job by job.
+
+        Without a shared latent there is one kind: null data without any factor. Without a label, no class has a factor
+        of its own.
+        """
+        n, half = self.report.n_refits, -(-self.report.n_refits // 2)
+        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": half}}
+        numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": half})
+        size = self.report.refits_per_job
+        jobs = {
+            kind: [range(first, min(first + size, n)) for first in range(0, n, size)] for kind, n in numbers.items()
+        }
+        return {kind: parts for kind, parts in jobs.items() if parts}
 
     @property
     def fit(self) -> FitSettings:

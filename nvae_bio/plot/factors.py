@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nvae_bio import schema
+from nvae_bio.config import ReportSettings
 from nvae_bio.plot.images import as_picture
 from nvae_bio.plot.style import EFFECT_CMAP, KL_CMAP, OKABE_ITO, make_panels, say
 
 MAX_FACTORS = 24
-MARK = {"active": "*", "inactive": "", "undecided": "?"}
+MARK = {"active": "*", "inactive": "", "untested": "?"}
 
 
 def _heatmap(ax: Axes, kl: np.ndarray, rows: Sequence[str], columns: Sequence[str], vmax: float) -> None:
@@ -60,7 +61,7 @@ def _kl_panels(report: AnnData, kind: str, transpose: bool) -> Figure:
 
 
 def plot_private_kl(report: AnnData) -> Figure:
-    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an undecided one."""
+    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an untested one."""
     return _kl_panels(report, "private", transpose=True)
 
 
@@ -70,9 +71,11 @@ def plot_shared_kl(report: AnnData) -> Figure:
 
 
 def _shown_factors(report: AnnData) -> tuple[pd.DataFrame, str]:
-    """The factors of the first seed that are not inactive, largest KL first, and what is said of the rest."""
+    """The factors of the first seed that are not inactive, nor too small to be called, and what is said of the rest."""
     table = report.obs.assign(row=np.arange(report.n_obs))
-    table = table[(table["seed"] == table["seed"].min()) & (table["outcome"] != "inactive")]
+    min_kl = ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"]).min_kl
+    shown = (table["outcome"] != "inactive") & (table["kl"] >= min_kl)
+    table = table[(table["seed"] == table["seed"].min()) & shown]
     table = table.sort_values("kl", ascending=False, kind="stable")
     seed = report.obs["seed"].min()
     said = f"seed {seed}: {len(table)} factors not called inactive"

@@ -2,10 +2,11 @@
 
 import os
 import sys
+from typing import get_args
 
 sys.path.insert(0, workflow.basedir)
 
-from nvae_bio.config import WorkflowSettings, check_yaml, parse_settings
+from nvae_bio.config import NullKind, WorkflowSettings, check_yaml, parse_settings
 from nvae_bio.errors import UserError
 
 # jobs find the package in the workflow's own folder, whatever environment they run in
@@ -46,6 +47,8 @@ wildcard_constraints:
     dataset="|".join(settings.datasets),
     run="|".join(settings.runs),
     seed=r"\d+",
+    part=r"\d+",
+    kind="|".join(get_args(NullKind)),
 
 
 def run_of(wildcards):
@@ -66,6 +69,21 @@ def files_of_seeds(run, name):
 def of_seeds(name):
     """A look-up of one file a seed of the run."""
     return lambda wildcards: files_of_seeds(wildcards.run, name)
+
+
+def null_files(wildcards):
+    """What the refits of the run found, one file a job."""
+    return [
+        f"results/{wildcards.run}/null/{kind}/{part}.parquet"
+        for kind, parts in run_of(wildcards).refits.items()
+        for part in range(len(parts))
+    ]
+
+
+def refit_options(wildcards):
+    """Options that name the refits of a job."""
+    refits = run_of(wildcards).refits[wildcards.kind][int(wildcards.part)]
+    return [f"--refit={refit}" for refit in refits]
 
 
 def threads_of(run):

@@ -1,9 +1,10 @@
-"""The embedded files of all seeds of a run → results/{run}/factors.h5ad and factors.parquet."""
+"""The embedded files of all seeds of a run and the refits of its null → results/{run}/factors.h5ad and factors.parquet."""
 
 
 rule report_factors:
     input:
-        of_seeds("embedded.h5ad"),
+        embedded=of_seeds("embedded.h5ad"),
+        null=null_files,
     output:
         report="results/{run}/factors.h5ad",
         table="results/{run}/factors.parquet",
@@ -18,12 +19,15 @@ rule report_factors:
         mem_mb=8000,
         runtime=60,
     params:
-        embedded=lambda wildcards, input: [f"--embedded={path}" for path in input],
+        tables=lambda wildcards, input: [
+            *(f"--embedded={path}" for path in input.embedded),
+            *(f"--null={path}" for path in input.null),
+        ],
         settings=lambda wildcards: run_of(wildcards).report.model_dump_json(),
     shell:
         """
         python -m nvae_bio factors \
-            {params.embedded:q} \
+            {params.tables:q} \
             --report {output.report:q} \
             --table {output.table:q} \
             --settings {params.settings:q} \

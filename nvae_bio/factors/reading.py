@@ -1,0 +1,88 @@
+"""What the called factors mean together, in words: private, shared, hidden in z_s, or spilled for S is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse.csgraph import connected_components
+
+from nvae_bio.factors.usage import few
+
+
+def alike(effect: np.ndarray, block: np.ndarray, agreement: float) -> np.ndarray:
+    """Groups of factors of different blocks whose effects agree: |cos| of two is at least `agreement`.
+
+    Args:
+        effect: (factors, features).
+        block: which block each factor is of, (factors,).
+        agreement: 0 to 1.
+
+    Returns:
+        Number of the group of each factor, (factors,).
+    """
+    unit = effect / np.maximum(np.linalg.norm(effect, axis=1, keepdims=True), 1e-12)
+    near = (np.abs(unit @ unit.T) >= agreement) & (block[:, None] != block[None, :])
+    return np.asarray(connected_components(near, directed=False)[1])
+
+
+def _named(classes: Sequence[str]) -> str:
+    return ", ".join(classes)
+
+
+def read_factors(
+    table: pd.DataFrame, effect: np.ndarray, usage: np.ndarray, classes: Sequence[str], agreement: float
+) -> pd.DataFrame:
+    """The reading of each factor of one seed.
+
+    Args:
+        table: a row a factor: kind, class, outcome, hidden_in (classes that use the shared dim alone, a list).
+        effect: decoded effect of each factor, (factors, features); NaN where unknown.
+        usage: whether each class was found to use the factor, (factors, C), bool.
+        classes: names.
+        agreement: |cos| from which on effects of private factors of different classes count as one.
+
+    Returns:
+        Columns reading (a sentence, empty for a factor that is not active) and private_to (names of the classes, comma
+        separated, that have the factor for themselves; empty where it is shared or not active).
+    """
+    reading, private_to = [""] * len(table), [""] * len(table)
+    active = (table["outcome"] == "active").to_numpy()
+    kind, label = table["kind"].to_numpy(), table["class"].astype(str).to_numpy()
+    private = np.flatnonzero(active & (kind == "private"))
+    groups = alike(np.nan_to_num(effect[private]), label[private], agreement)
+    for row, group in zip(private, groups, strict=True):
+        members = [name for name in classes if name in set(label[private[groups == group]])]
+        if len(members) == 1:
+            reading[row], private_to[row] = f"private to {members[0]}", members[0]
+        elif len(members) <= few(len(classes)):
+            reading[row], private_to[row] = f"private to {_named(members)}, with like effects", _named(members)
+        else:
+            reading[row] = f"shared: blocks of {len(members)} classes have like effects; S is too small"
+    for row in np.flatnonzero(kind == "shared"):
+        alone = list(table["hidden_in"].iloc[row])
+        if alone and len(alone) <= few(len(classes)):
+            reading[row], private_to[row] = f"hidden in z_s: private to {_named(alone)}", _named(alone)
+        elif active[row]:
+            reading[row] = f"used by {int(usage[row].sum())} of {len(classes)} classes"
+    return pd.DataFrame({"reading": reading, "private_to": private_to}, index=table.index)
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """What the readings of all seeds say of the run's settings, a sentence each."""
+    said = []
+    spilled = table[table["reading"].str.contains("S is too small")]
+    if len(spilled):
+        said.append(
+            f"S too small: in {spilled['seed'].nunique()} of {table['seed'].nunique()} seeds the private blocks of "
+            "most classes hold the same factor; raise model.n_shared"
+        )
+    hidden = table[table["reading"].str.startswith("hidden in z_s")]
+    if len(hidden):
+        said.append(
+            f"hidden in z_s: in {hidden['seed'].nunique()} of {table['seed'].nunique()} seeds a shared dim is used by "
+            "few classes alone; it is reported as private to them, and a smaller model.n_shared or beta_private would "
+            "move it into their blocks"
+        )
+    return said

@@ -1,0 +1,104 @@
+"""The usage map: how many nats each latent dim spends in each class, and what is tested of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nvae_bio import schema
+from nvae_bio.errors import UserError
+
+OWN_BLOCK = "own_block"  # KL of a class's whole block: does the class have a factor of its own?
+OWN_DIM = "own_dim"  # KL of one dim of it
+SHARED = "shared"  # KL of a shared dim in a class
+HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above the median of the other classes
+STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
+
+
+def held_out_rows(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Places of the labelled test samples.
+
+    Raises:
+        UserError: a class has none.
+    """
+    rows = ((obs[schema.SPLIT] == "test") & obs[schema.LABEL].notna()).to_numpy()
+    there = set(obs.loc[rows, schema.LABEL].astype(str))
+    for name in classes:
+        if name not in there:
+            raise UserError(f"class {name!r} has no held-out sample (split 'test'); its factors cannot be judged")
+    return np.flatnonzero(rows)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of the held-out samples of each class, in nats.
+
+    Attributes:
+        shared: K[y, s] = E_{x|y} KL(q(z_s|x) ‖ N(0, 1)), (C, S).
+        own: the same of the dims of the class's own block, (C, K).
+        within: I[y, s] = ½ log Var(z_s|y) − E_{x|y} log σ(x), what a dim tells of a sample within its class if z_s is
+            Gaussian there, (C, S). Unlike K, it does not grow where the class lies far from the prior's mean.
+    """
+
+    shared: np.ndarray
+    own: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def of(cls, mean: np.ndarray, std: np.ndarray, private: np.ndarray, label: np.ndarray) -> Usage:
+        """From single samples.
+
+        Args:
+            mean: of q(z_s|x), (n, S).
+            std: of the same, (n, S).
+            private: KL of each private dim of each block, (n, blocks, K).
+            label: class of each sample, (n,); every class has one at least.
+        """
+        mean, std = mean.astype(float), std.astype(float)
+        kl = (mean**2 + std**2 - 1) / 2 - np.log(std)
+        own = private[np.arange(len(label)), label if private.shape[1] > 1 else 0]
+        shared, of_block, within = [], [], []
+        for rows in (label == y for y in range(int(label.max()) + 1)):
+            shared.append(kl[rows].mean(0))
+            of_block.append(own[rows].mean(0))
+            variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
+            within.append(np.log(variance) / 2 - np.log(std[rows]).mean(0))
+        return cls(np.stack(shared), np.stack(of_block), np.stack(within))
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return int(self.shared.shape[0])
+
+    def exclusive(self) -> np.ndarray:
+        """I[y, s] above the median of the other classes, (C, S); 0 where there is one class only."""
+        if self.n_classes < 2:
+            return np.zeros_like(self.within)
+        others = [np.median(np.delete(self.within, y, axis=0), axis=0) for y in range(self.n_classes)]
+        return np.asarray(self.within - np.stack(others))
+
+    def statistics(self) -> pd.DataFrame:
+        """All that is tested: columns statistic, class (its index), dim, value (nats)."""
+        rows: list[tuple[str, int, int, float]] = []
+        exclusive = self.exclusive()
+        for y in range(self.n_classes):
+            if self.own.shape[1]:
+                rows.append((OWN_BLOCK, y, -1, float(self.own[y].sum())))
+            rows += [(OWN_DIM, y, dim, float(value)) for dim, value in enumerate(self.own[y])]
+            rows += [(SHARED, y, dim, float(value)) for dim, value in enumerate(self.shared[y])]
+            if self.shared.shape[1]:
+                dim = int(exclusive[y].argmax())
+                rows.append((HIDDEN, y, dim, float(exclusive[y, dim])))
+        return pd.DataFrame(rows, columns=["statistic", "class", "dim", "value"])
+
+
+def few(n_classes: int) -> int:
+    """So many classes are a minority: a factor that no more of them have is private to them, else it is shared.
+
+    >>> [few(n) for n in (2, 3, 5, 10)]
+    [1, 1, 2, 4]
+    """
+    return max(1, (n_classes - 1) // 2)
