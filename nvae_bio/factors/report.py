@@ -173,7 +173,8 @@ def _report_seed(
     n_blocks = (len(table) - n_shared) // n_private if n_private else len(classes)
     usage = Usage.of(kl[:, :n_shared], kl[:, n_shared:].reshape(len(kl), n_blocks, n_private), label)
     sizes = np.array([(train == name).sum() for name in classes])
-    q_by_class = _judge(table, _tested(usage, null, sizes, settings.fdr), classes, settings)
+    tested = _tested(usage, null, sizes, settings.fdr)
+    q_by_class = _judge(table, tested, classes, settings)
     effect = _effects(embedded, table)
     table[["reading", "private_to"]] = read_factors(
         table, effect, q_by_class <= settings.fdr, classes, settings.agreement
@@ -192,6 +193,7 @@ def _report_seed(
             schema.EFFECT_LOWER: _effects(embedded, table, "_lower"),
             schema.EFFECT_UPPER: _effects(embedded, table, "_upper"),
         },
+        uns={schema.TESTS: tested.assign(**{"class": [classes[index] for index in tested["class"]]})},
     )
 
 
@@ -216,7 +218,8 @@ def report_factors(
         (active, inactive, untested), reading (a sentence), private_to (classes), n_samples, resampled, top_up,
         top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class.
         `layers`: effect_lower, effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what the readings
-        say of S), n_refits (refits of each kind of null).
+        say of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim, value in
+        nats, p, q).
 
     Raises:
         UserError: nothing given, seeds that do not fit together, or a class without held-out samples.
@@ -244,6 +247,9 @@ def report_factors(
     report.uns[schema.MODEL] |= {"effect_unit": model["effect_unit"], "report": settings.model_dump_json()}
     refits = {} if null is None else null.groupby("kind")["refit"].nunique().to_dict()
     report.uns[schema.MODEL] |= {"notes": np.array(notes(report.obs), dtype=object), "n_refits": json.dumps(refits)}
+    seeds = [int(e.uns[schema.MODEL]["seed"]) for e in embedded]
+    tests = [part.uns[schema.TESTS].assign(seed=seed) for part, seed in zip(parts, seeds, strict=True)]
+    report.uns[schema.MODEL][schema.TESTS] = pd.concat(tests, ignore_index=True)
     if "image_shape" in first.uns[schema.DATA]:
         report.uns[schema.MODEL]["image_shape"] = first.uns[schema.DATA]["image_shape"]
     return report

@@ -1,6 +1,7 @@
 """Validated settings, and look-ups in them for the rules."""
 
 import os
+import re
 import sys
 from typing import get_args
 
@@ -42,10 +43,15 @@ SEED_FIGURES = ["embedding_shared", "embedding_specific"]
 IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
 
 
+def any_of(names):
+    """A pattern that these names match, and nothing else."""
+    return "|".join(map(re.escape, names)) or NOTHING
+
+
 wildcard_constraints:
-    simulation="|".join(settings.simulations) or NOTHING,
-    dataset="|".join(settings.datasets),
-    run="|".join(settings.runs),
+    simulation=any_of(settings.simulations),
+    dataset=any_of(settings.datasets),
+    run=any_of(settings.runs),
     seed=r"\d+",
     refit=r"\d+",
     kind="|".join(get_args(NullKind)),
@@ -67,14 +73,15 @@ def files_of_seeds(run, name):
 
 
 def of_seeds(name):
-    """A look-up of one file a seed of the run."""
-    return lambda wildcards: files_of_seeds(wildcards.run, name)
+    """A look-up of one file a seed of the run, of the models that it uses."""
+    return lambda wildcards: files_of_seeds(settings.trained_as[wildcards.run], name)
 
 
 def null_files(wildcards):
     """What the refits of the run found, one file each."""
+    run = settings.trained_as[wildcards.run]
     return [
-        f"results/{wildcards.run}/null/{kind}/{refit}.parquet"
+        f"results/{run}/null/{kind}/{refit}.parquet"
         for kind, n_refits in run_of(wildcards).refits.items()
         for refit in range(n_refits)
     ]
@@ -102,7 +109,9 @@ def model_options(wildcards, output):
 
 
 def all_results():
-    """Every file that the config asks for."""
+    """Every file that the config asks for; of a study, its table, figure and page."""
+    if settings.study is not None:
+        return [study_file(suffix) for suffix in (".csv", ".png", ".md")]
     files = []
     for name, run in settings.runs.items():
         files += [f"results/{name}/factors.h5ad", f"results/{name}/factors.parquet"]
