@@ -93,9 +93,9 @@ def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     scaled = []
     for part in (left, right):
-        centred = part - part.mean(0)
+        centred = (part - part.mean(0)).astype(float)
         norm = np.linalg.norm(centred, axis=0)
-        scaled.append(np.divide(centred, norm, out=np.zeros_like(centred, dtype=float), where=norm > 0))
+        scaled.append(np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0))
     return np.asarray(np.minimum(np.abs(scaled[0].T @ scaled[1]), 1.0))
 
 

@@ -128,6 +128,22 @@ def all_results():
     return files
 
 
+def score_files():
+    """The scores of every run of the study."""
+    return [f"results/{run}/scores.csv" for run in settings.study_runs]
+
+
+def study_file(suffix):
+    """A file of the study, beside its page."""
+    return f"{settings.study.folder}/{settings.study.name}{suffix}"
+
+
+def truth_of(wildcards):
+    """What is planted in the data of the run, where it is known."""
+    simulation = settings.simulated.get(run_of(wildcards).dataset)
+    return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
+
+
 def figure_files(folder, names, seed):
     """The PNG of each figure, with its caption for the report, and the SVG beside it."""
     return [captioned(folder, name, seed) for name in names] + [

@@ -1,22 +1,5 @@
 """results/{run}/factors.h5ad and what is known of the data → results/{run}/scores.csv → the study's table and page."""
 
-
-def score_files():
-    """The scores of every run of the study."""
-    return [f"results/{run}/scores.csv" for run in settings.study_runs]
-
-
-def study_file(suffix):
-    """A file of the study, beside its page."""
-    return f"{settings.study.folder}/{settings.study.name}{suffix}"
-
-
-def truth_of(wildcards):
-    """What is planted in the data of the run, where it is known."""
-    simulation = settings.simulated.get(run_of(wildcards).dataset)
-    return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
-
-
 if settings.study is not None:
 
     rule evaluate_run:
