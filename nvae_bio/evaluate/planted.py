@@ -88,7 +88,7 @@ class Known:
 def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """|r| of each column of `left` with each of `right`, (columns, columns); 0 where a column is constant.
 
-    >>> correlations(np.array([[0.0], [1.0], [2.0]]), np.array([[4.0, 1.0], [2.0, 1.0], [0.0, 1.0]])).tolist()
+    >>> correlations(np.array([[0.0], [1.0], [2.0]]), np.array([[4.0, 1.0], [2.0, 1.0], [0.0, 1.0]])).round(6).tolist()
     [[1.0, 0.0]]
     """
     scaled = []
