@@ -19,6 +19,7 @@ include: "workflow/rules/null.smk"
 include: "workflow/rules/factors.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/plot.smk"
+include: "workflow/rules/study.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -17,6 +17,7 @@ from nvae_bio.config import (
     GenerationSettings,
     NullKind,
     ReportSettings,
+    StudySettings,
     load_dataset,
     load_settings,
     load_simulation,
@@ -46,8 +47,8 @@ def settings_option(section: str, entry: str, *, required: bool = False) -> Opti
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model, and
-    simulate makes data of which the truth is known.
+    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model,
+    simulate makes data of which the truth is known, evaluate scores a run against it, and study gathers the scores.
     """
 
 
@@ -243,6 +244,54 @@ def plot(
     from nvae_bio.plot import plot as run
 
     run(output, data, history, report, embedded, samples, traversals)
+
+
+@cli.command()
+@click.option("--kind", type=click.Choice(["planted"]), required=True, help="what is scored")
+@file_option("--report", "factor report (.h5ad)")
+@file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
+@file_option("--truth", "what is planted in the data (.h5ad)", required=False)
+@file_option("--output", "scores to write (.csv)")
+@click.option("--dataset", default="data", show_default=True, help="what the table calls the data set")
+@click.option("--variant", default="model", show_default=True, help="what the table calls the model")
+def evaluate(
+    kind: str,
+    report: Path,
+    embedded: tuple[Path, ...],
+    truth: Path | None,
+    output: Path,
+    dataset: str,
+    variant: str,
+) -> None:
+    """Score a run whose answer is known.
+
+    \b
+    Example:
+      nvae-bio evaluate --kind planted --report factors.h5ad --embedded 0/embedded.h5ad --truth mine.truth.h5ad \\
+          --output scores.csv
+    """
+    from nvae_bio.evaluate import evaluate as run
+
+    run(kind, report, embedded, truth, output, dataset, variant)
+
+
+@cli.command()
+@file_option("--scores", "scores of a run (.csv); once for each", multiple=True)
+@file_option("--table", "all scores to write (.csv)")
+@file_option("--page", "page of which the marked table is written (.md)")
+@file_option("--figure", "figure to write (.png)")
+@click.option("--settings", required=True, help="`study` of a config: JSON text or a YAML file")
+def study(scores: tuple[Path, ...], table: Path, page: Path, figure: Path, settings: str) -> None:
+    """Gather the scores of a study in a table, a figure and a page.
+
+    \b
+    Example:
+      nvae-bio study --scores a/scores.csv --scores b/scores.csv --table mine.csv --page mine.md --figure mine.png \\
+          --settings study.yaml
+    """
+    from nvae_bio.evaluate import study as run
+
+    run(scores, table, page, figure, load_settings(settings, StudySettings))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

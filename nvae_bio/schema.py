@@ -54,6 +54,7 @@ KL_BY_CLASS = "kl_by_class"
 KL_BY_CLASS_LOWER = "kl_by_class_lower"
 KL_BY_CLASS_UPPER = "kl_by_class_upper"
 Q_BY_CLASS = "q_by_class"  # of a private factor in its own class, of a shared one in each
+TESTS = "tests"  # in uns["nvae"]: a table of everything that was tested
 EFFECT_LOWER = "effect_lower"
 EFFECT_UPPER = "effect_upper"
 

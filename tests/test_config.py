@@ -93,14 +93,14 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 RUN_KEYS = "dataset, embedding, generation, model, report, seeds, training"
 KIND_NAMES = "'counts', 'images', 'features'"
-NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]*$'"
+NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
 
 WRONG = {
     # unknown and missing keys
     "runs.digits.sead": (1, f"unknown key; did you mean 'seeds'? allowed: {RUN_KEYS}"),
     "runs.counts.xyz": (1, f"unknown key; allowed: {RUN_KEYS}"),
-    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs, simulations"),
+    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs, simulations, study"),
     "runs.digits.model.n_shard": (
         1,
         re.compile("unknown key; did you mean 'n_shared'\\? allowed: backbone, beta_private"),

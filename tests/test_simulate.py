@@ -271,6 +271,28 @@ def test_extra_depth_has_its_spread_and_leaves_the_mean() -> None:
     assert set(np.round(truth.obs["library_mean"] / depth, 6)) <= set(real_cells().obs["total"])
 
 
+def test_cells_are_as_many_times_deeper_as_is_asked_for_and_nothing_else_changes() -> None:
+    settings = counts_settings(programmes=[COMMON | {"n_genes": 5}])
+    (data, truth), (deep, deep_truth) = (
+        simulate_counts(settings.model_copy(update={"depth": depth}), real_cells()) for depth in (1.0, 5.0)
+    )
+    np.testing.assert_allclose(deep_truth.obs["library_mean"], 5 * truth.obs["library_mean"])
+    np.testing.assert_allclose(deep_truth.varm["class_rate"], truth.varm["class_rate"])
+    assert (deep_truth.obs["depth"] == 5).all()
+    assert abs(deep.X.sum() / data.X.sum() / 5 - 1) < 0.02
+
+
+def test_a_programme_may_have_genes_of_its_own_least_mean_at_the_simulated_depth() -> None:
+    own, profile = OWN | {"n_genes": 10, "min_mean": 8.0}, source_profile()
+    settings = counts_settings(programmes=[own, COMMON | {"n_genes": 60}], depth=4, min_mean=0.1)
+    _, truth = simulate_counts(settings, real_cells())
+    genes = truth.varm["log_fold_change"] != 0
+    assert (4 * profile.mean[1][genes["own"]] >= 8).all()
+    assert (profile.mean[:, genes["common"]].min() * 4 < 8).any()
+    with pytest.raises(UserError, match="only 0 have a mean of at least min_mean 90000 counts"):
+        simulate_counts(counts_settings(programmes=[own | {"min_mean": 9e4}]), real_cells())
+
+
 def test_a_class_shift_is_in_the_means_alone() -> None:
     classes = dict.fromkeys("abcde", 1000)
     programme = COMMON | {"class_shift": SHIFT}

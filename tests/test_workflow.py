@@ -19,7 +19,8 @@ from PIL import Image
 from nvae_bio.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(ROOT.glob("config/*.yaml")) + sorted(ROOT.glob("config/*/*.yaml"))
+STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
+CONFIGS = sorted({*ROOT.glob("config/*.yaml"), *ROOT.glob("config/*/*.yaml")} - set(STUDIES))
 TINY = ROOT / "config" / "test.yaml"
 PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images"}
 GRAPH = {
@@ -95,6 +96,71 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
     expected |= {"refit_null": sum(len(parts) for run in settings.runs.values() for parts in run.refits.values())}
     assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
+def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_path: Path) -> None:
+    with_inputs(config, tmp_path)
+    counts = job_counts(dry_run(config, tmp_path).stdout)
+    settings = load_config(config)
+    trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & set(settings.study_runs)}
+    null = {
+        (settings.trained_as[name], kind, refit)
+        for name in settings.study_runs
+        for kind, n in settings.runs[name].refits.items()
+        for refit in range(n)
+    }
+    n_models = sum(len(run.seeds) for run in trained.values())
+    assert (counts["train_model"], counts["embed_data"], counts["refit_null"]) == (n_models, n_models, len(null))
+    assert counts["evaluate_run"] == counts["report_factors"] == len(settings.study_runs)
+    assert counts["prepare_data"] == len({run.dataset for run in trained.values()})
+    assert (counts["gather_study"], counts["all"]) == (1, 1)
+    assert "plot_figures" not in counts
+
+
+STUDY = """
+study:
+  name: tiny
+  evaluate: planted
+  folder: page
+  metrics: {private_fdr: 0.05, factor_correlation: null}
+  base:
+    model: {n_shared: 2, n_private: 1, hidden: [16]}
+    training: {max_epochs: 4}
+    embedding: {umap: false}
+    report: {n_bootstrap: 100, n_refits: 2}
+  variants: {nvae-default: {}, permuted: {report: {"null": permuted_labels}}}
+  rows: {cells_fc1.5: {variants: {nvae-default: [1], permuted: [1]}}}
+simulations:
+  cells:
+    kind: counts
+    source: {builtin: pbmc68k, label_key: bulk_labels, rare_classes: drop}
+    class_profiles: shared
+    n_genes: 60
+    classes: {a: 50, b: 50, c: 50}
+    programmes: [{name: own, kind: private, classes: [a], share: 0.3, n_genes: 15, fold_change: 3}]
+datasets:
+  cells_fc1.5: {kind: counts, paths: resources/simulated/cells.h5ad, library_key: library, n_top_genes: null}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_source_to_page_and_keeps_the_prose(tmp_path: Path) -> None:
+    config, page = tmp_path / "tiny.yaml", tmp_path / "page" / "tiny.md"
+    config.write_text(STUDY)
+    done = snakemake("--cores", "2", "--configfile", config, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    table = pd.read_csv(tmp_path / "page" / "tiny.csv")
+    assert list(table.columns) == ["study", "dataset", "variant", "seed", "metric", "value"]
+    assert set(table["variant"]) == {"nvae-default", "permuted"}
+    assert table["value"].notna().all()
+    assert (tmp_path / "page" / "tiny.png").stat().st_size > 1000
+    assert not (tmp_path / "results" / "cells_fc1.5.permuted.1" / "1").exists()  # not trained again
+    before = page.read_text()
+    page.write_text(f"{before}\nWhat it says.\n")
+    done = snakemake("--cores", "2", "--configfile", config, "--forcerun", "gather_study", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert page.read_text() == f"{before}\nWhat it says.\n"
 
 
 def test_the_rule_graph_is_the_one_that_is_meant() -> None:

@@ -29,6 +29,7 @@ from nvae_bio.config import (
     Planted,
     RunSettings,
     SimulationSettings,
+    StudySettings,
 )
 
 TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
@@ -39,14 +40,14 @@ HEAD = """\
 
 A config file has two mappings: `datasets` (where samples come from and how they are prepared) and `runs` (a data set, a
 model, how it is trained, which seeds); a third, `simulations`, is for data sets with a known truth ([what is
-drawn](../docs/simulate.md)). Names of data sets, runs and simulations are yours: letters, digits, `-` and `_`. A key
-that is not in this list is an error, and so is a value outside its limits. `snakemake --configfile FILE` runs a config
-of your own in place of `config/config.yaml`; `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of
-it.
+drawn](../docs/simulate.md)), and a `study` stands for many runs ([how](../docs/studies/README.md)). Names of data sets,
+runs and simulations are yours: letters, digits, `-`, `_` and dots. A key that is not in this list is an error, and so
+is a value outside its limits. `snakemake --configfile FILE` runs a config of your own in place of `config/config.yaml`;
+`nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of it.
 """
 KINDS = (CountsSettings, ImagesSettings, FeaturesSettings)
 SIMULATIONS = (CountsSimulation, ImagesSimulation)
-SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value"}
 LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
@@ -60,6 +61,7 @@ def render() -> str:
     for simulation in SIMULATIONS:
         title = f"simulations.NAME` with `{_kind(simulation)}"
         parts += _sections("simulations.NAME", simulation, skip=SimulationSettings, title=title)
+    parts += _sections("study", StudySettings)
     return "\n".join(parts)
 
 
@@ -94,7 +96,8 @@ def _sections(
     table = ["| key | meaning | value | default |", "|---|---|---|---|", *rows]
     yield "\n".join([f"## `{title or path}`", "", _first_line(model), "", *table, ""])
     for name, section in nested.items():
-        yield from _sections(f"{path}.{name}", section)
+        is_named = get_origin(fields[name].annotation) is dict
+        yield from _sections(f"{path}.{name}.NAME" if is_named else f"{path}.{name}", section)
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -150,9 +153,9 @@ def _lengths(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
 
 
 def _as_model(annotation: Any) -> type[BaseModel] | None:
-    """The settings that a key holds, alone or in a list; None of a data set, whose keys have a section already."""
-    if get_origin(annotation) is list:
-        annotation = get_args(annotation)[0]
+    """The settings that a key holds, alone, listed or named; None of a data set, whose keys have a section already."""
+    if get_origin(annotation) in (list, dict):
+        annotation = get_args(annotation)[-1]
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_model and not issubclass(annotation, DatasetSettings) else None
 

@@ -37,7 +37,6 @@ from nvae_bio.config.runs import (
     RunSettings,
     TrainingSettings,
     Variant,
-    WorkflowSettings,
     check_model_fits,
 )
 from nvae_bio.config.simulations import (
@@ -50,6 +49,8 @@ from nvae_bio.config.simulations import (
     SimulationSettings,
     Transformation,
 )
+from nvae_bio.config.studies import StudyRow, StudyRun, StudySettings
+from nvae_bio.config.workflow import WorkflowSettings
 
 __all__ = [
     "BUILTINS",
@@ -79,6 +80,9 @@ __all__ = [
     "Simulation",
     "SimulationSettings",
     "SplitSettings",
+    "StudyRow",
+    "StudyRun",
+    "StudySettings",
     "TrainingSettings",
     "Transformation",
     "Variant",

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
 from nvae_bio.config.datasets import Dataset, DatasetSettings
-from nvae_bio.config.runs import RunSettings, WorkflowSettings
+from nvae_bio.config.runs import RunSettings
 from nvae_bio.config.simulations import Simulation, SimulationSettings
+from nvae_bio.config.workflow import WorkflowSettings
 from nvae_bio.errors import UserError, models_in, nearest, one_line
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

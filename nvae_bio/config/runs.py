@@ -1,4 +1,4 @@
-"""Settings of runs: a model, how it is trained and reported; and of a whole config, which joins them to data sets."""
+"""Settings of runs: a model, how it is trained and reported."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from nvae_bio.config.base import Name, Seed, Settings
-from nvae_bio.config.datasets import CountsSettings, Dataset
-from nvae_bio.config.simulations import Simulation
+from nvae_bio.config.base import Seed, Settings
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
@@ -326,41 +324,6 @@ class RunSettings(FitSettings):
         if len(set(value)) < len(value):
             raise ValueError("seeds must differ from each other")
         return value
-
-
-class WorkflowSettings(Settings):
-    """A whole config file."""
-
-    datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
-    runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
-    simulations: dict[Name, Simulation] = Field(
-        {}, description="named simulations; a data set reads one from `resources/simulated/NAME.h5ad`"
-    )
-
-    @model_validator(mode="after")
-    def _check_runs(self) -> WorkflowSettings:
-        for name, dataset in self.datasets.items():
-            if not dataset.has_source:
-                raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
-        for name, simulation in self.simulations.items():
-            if not simulation.source.has_source:
-                raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
-        for name, run in self.runs.items():
-            if run.dataset not in self.datasets:
-                raise ValueError(
-                    f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
-                )
-            check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
-            _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
-        return self
-
-
-def _check_columns(model: ModelSettings, dataset: Dataset, where: str, source: str) -> None:
-    """Refuse a model that needs a column which the data set does not name."""
-    if model.size == "size_factor" and isinstance(dataset, CountsSettings) and dataset.size_factor_key is None:
-        raise ValueError(f"{where}size: 'size_factor' needs {source}.size_factor_key; allowed without: library")
-    if model.dispersion == "gene_batch" and dataset.batch_key is None and not dataset.makes_batches:
-        raise ValueError(f"{where}dispersion: 'gene_batch' needs {source}.batch_key; allowed without: gene")
 
 
 def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> LikelihoodName:

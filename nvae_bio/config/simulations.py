@@ -57,6 +57,9 @@ class Programme(Planted):
     direction: Literal["same", "both"] = Field(
         "same", description="`same`: all its genes change by fold_change; `both`: every second one by its inverse"
     )
+    min_mean: Positive | None = Field(
+        None, description="least mean of its genes, in place of the simulation's `min_mean` (counts a cell); above 0"
+    )
 
 
 class Transformation(Planted):
@@ -152,7 +155,10 @@ class CountsSimulation(SimulationSettings):
     min_mean: Positive = Field(
         0.1,
         description="least mean of a gene of a programme, or of a marker gene, in every class that has it (counts a "
-        "cell, in the source); above 0",
+        "cell, in the source, times `depth`); above 0",
+    )
+    depth: Positive = Field(
+        1.0, description="factor on the library of every cell: how much deeper than the source is sequenced; above 0"
     )
     batches: Levels = Levels()
     donors: Levels = Levels()

@@ -42,6 +42,12 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(part, index=False)
 
 
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a .csv table, atomically."""
+    with atomic_path(path) as part:
+        table.to_csv(part, index=False)
+
+
 def read_file(path: Path, reader: Callable[[Path], T], what: str) -> T:
     """What `reader` makes of `path`.
 

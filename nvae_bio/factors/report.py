@@ -207,6 +207,16 @@ def _report_seed(
     return report, tested
 
 
+def _tests_of_all(tested: Sequence[pd.DataFrame], embedded: Sequence[AnnData]) -> pd.DataFrame:
+    """What was tested in each seed, one below the other, with the names of the classes."""
+    classes = np.array([str(name) for name in embedded[0].uns[schema.MODEL]["classes"]], dtype=object)
+    parts = [
+        part.assign(**{"class": classes[part["class"]], "seed": int(of_seed.uns[schema.MODEL]["seed"])})
+        for part, of_seed in zip(tested, embedded, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def report_factors(
     embedded: Sequence[AnnData],
     settings: ReportSettings | None = None,
@@ -228,7 +238,8 @@ def report_factors(
         (active, inactive, untested), reading (a sentence), private_to (classes), n_samples, resampled, top_up,
         top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class.
         `layers`: effect_lower, effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits
-        cannot call, and what the readings say of S), n_refits (refits of each kind of null).
+        cannot call, and what the readings say of S), n_refits (refits of each kind of null), tests (a row a test: seed,
+        statistic, class, dim, value in nats, p, q).
 
     Raises:
         UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.
@@ -258,6 +269,7 @@ def report_factors(
     report.uns[schema.MODEL] = {key: model[key] for key in ("version", "variant", "classes", "fingerprint", "kind")}
     report.uns[schema.MODEL] |= {"effect_unit": model["effect_unit"], "report": settings.model_dump_json()}
     report.uns[schema.MODEL] |= {"notes": np.array(said, dtype=object), "n_refits": json.dumps(refits)}
+    report.uns[schema.MODEL][schema.TESTS] = _tests_of_all([tested for _, tested in found], embedded)
     if "image_shape" in first.uns[schema.DATA]:
         report.uns[schema.MODEL]["image_shape"] = first.uns[schema.DATA]["image_shape"]
     return report

@@ -85,22 +85,19 @@ class CellPlan:
         return weight * scale[:, None], rest * scale
 
 
-def draw_genes(
-    mean: np.ndarray, wanted: Sequence[tuple[str, list[int], int]], min_mean: float, seed: int
-) -> list[np.ndarray]:
+def draw_genes(mean: np.ndarray, wanted: Sequence[tuple[str, list[int], int, float]], seed: int) -> list[np.ndarray]:
     """Genes of each programme and of the markers of each class; no gene is drawn twice.
 
     Args:
         mean: counts a cell, (C, G).
-        wanted: what the genes are for, the classes that have it, and how many.
-        min_mean: least mean in every such class.
+        wanted: what the genes are for, the classes that have it, how many, and their least mean in every such class.
         seed: of the simulation.
 
     Raises:
         UserError: more genes are asked for than there are.
     """
     free, sets = np.ones(mean.shape[1], dtype=bool), []
-    for name, classes, n_genes in wanted:
+    for name, classes, n_genes, min_mean in wanted:
         allowed = np.flatnonzero(free & (mean[classes] >= min_mean).all(axis=0))
         if n_genes > len(allowed):
             raise UserError(
@@ -131,9 +128,15 @@ def make_plan(settings: CountsSimulation, profile: Profile) -> CellPlan:
         UserError: more genes are asked for than there are.
     """
     names, seed, programmes = list(settings.classes), settings.seed, settings.programmes
-    wanted = [(f"programmes: {item.name}", item.classes_of(names), item.n_genes) for item in programmes]
-    wanted += [(f"n_marker_genes: {name}", [index], settings.n_marker_genes) for index, name in enumerate(names)]
-    genes = draw_genes(profile.mean, wanted, settings.min_mean, seed)
+    wanted = [
+        (f"programmes: {item.name}", item.classes_of(names), item.n_genes, item.min_mean or settings.min_mean)
+        for item in programmes
+    ]
+    wanted += [
+        (f"n_marker_genes: {name}", [index], settings.n_marker_genes, settings.min_mean)
+        for index, name in enumerate(names)
+    ]
+    genes = draw_genes(profile.mean * settings.depth, wanted, seed)
     n_genes, n_programmes = len(profile.genes), len(programmes)
     rate, rest, marker_of = profile.rate.copy(), np.maximum(1 - profile.rate.sum(axis=1), 0), np.full(n_genes, -1)
     for index, members in enumerate(genes[n_programmes:]):
@@ -145,7 +148,7 @@ def make_plan(settings: CountsSimulation, profile: Profile) -> CellPlan:
     batch = draw_levels(label, settings.batches, schema.BATCH, n_genes, seed)
     donor = draw_levels(label, settings.donors, schema.DONOR, n_genes, seed)
     depth = np.exp(stream(seed, "depth").normal(-(settings.depth_sd**2) / 2, settings.depth_sd, len(label)))
-    depth *= batch.depth[batch.level] * donor.depth[donor.level]
+    depth *= settings.depth * batch.depth[batch.level] * donor.depth[donor.level]
     rng = stream(seed, "library")
     library = np.concatenate(
         [rng.choice(profile.libraries[index], n) for index, n in enumerate(settings.classes.values())]

@@ -85,7 +85,10 @@ def truth_record(settings: Simulation, in_memory: bool) -> dict[str, object]:
     in_class = np.zeros((len(planted), len(classes)), dtype=bool)
     for row, item in enumerate(planted):
         in_class[row, item.classes_of(classes)] = True
-    values = [item.model_dump(exclude={"name", "classes"}) for item in planted]
+    values = [
+        {key: np.nan if value is None else value for key, value in item.model_dump(exclude={"name", "classes"}).items()}
+        for item in planted
+    ]
     return provenance(settings, in_memory) | {
         "settings": settings.model_dump_json(),
         "classes": np.array(classes, dtype=object),

@@ -1,6 +1,7 @@
 """Validated settings, and look-ups in them for the rules."""
 
 import os
+import re
 import sys
 from typing import get_args
 
@@ -42,10 +43,15 @@ SEED_FIGURES = ["embedding_shared", "embedding_specific"]
 IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
 
 
+def any_of(names):
+    """A pattern that these names match, and nothing else."""
+    return "|".join(map(re.escape, names)) or NOTHING
+
+
 wildcard_constraints:
-    simulation="|".join(settings.simulations) or NOTHING,
-    dataset="|".join(settings.datasets),
-    run="|".join(settings.runs),
+    simulation=any_of(settings.simulations),
+    dataset=any_of(settings.datasets),
+    run=any_of(settings.runs),
     seed=r"\d+",
     part=r"\d+",
     kind="|".join(get_args(NullKind)),
@@ -67,14 +73,15 @@ def files_of_seeds(run, name):
 
 
 def of_seeds(name):
-    """A look-up of one file a seed of the run."""
-    return lambda wildcards: files_of_seeds(wildcards.run, name)
+    """A look-up of one file a seed of the run, of the models that it uses."""
+    return lambda wildcards: files_of_seeds(settings.trained_as[wildcards.run], name)
 
 
 def null_files(wildcards):
     """What the refits of the run found, one file a job."""
+    run = settings.trained_as[wildcards.run]
     return [
-        f"results/{wildcards.run}/null/{kind}/{part}.parquet"
+        f"results/{run}/null/{kind}/{part}.parquet"
         for kind, parts in run_of(wildcards).refits.items()
         for part in range(len(parts))
     ]
@@ -108,7 +115,9 @@ def model_options(wildcards, output):
 
 
 def all_results():
-    """Every file that the config asks for."""
+    """Every file that the config asks for; of a study, its table, figure and page."""
+    if settings.study is not None:
+        return [study_file(suffix) for suffix in (".csv", ".png", ".md")]
     files = []
     for name, run in settings.runs.items():
         files += [f"results/{name}/factors.h5ad", f"results/{name}/factors.parquet"]
@@ -123,6 +132,22 @@ def all_results():
                 f"results/{name}/{seed}/figures/{figure}.png" for figure in figures
             ]
     return files
+
+
+def score_files():
+    """The scores of every run of the study."""
+    return [f"results/{run}/scores.csv" for run in settings.study_runs]
+
+
+def study_file(suffix):
+    """A file of the study, beside its page."""
+    return f"{settings.study.folder}/{settings.study.name}{suffix}"
+
+
+def truth_of(wildcards):
+    """What is planted in the data of the run, where it is known."""
+    simulation = settings.simulated.get(run_of(wildcards).dataset)
+    return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
 
 
 def figure_files(folder, names, seed):

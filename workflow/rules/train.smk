@@ -22,7 +22,7 @@ rule train_model:
     benchmark:
         "benchmarks/train_model/{run}.{seed}.tsv"
     wildcard_constraints:
-        run="|".join(SINGLE_RUNS) or NOTHING,
+        run=any_of(SINGLE_RUNS),
     conda:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)

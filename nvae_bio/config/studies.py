@@ -1,0 +1,170 @@
+"""Settings of studies: many runs from a few lines, scored alike and gathered in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from nvae_bio.config.base import Name, Seed, Settings
+from nvae_bio.config.runs import RunSettings
+from nvae_bio.errors import one_line
+
+Overrides = dict[str, Any]
+SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
+OF_ROWS = {"dataset", "seeds"}  # keys of a run that a row sets
+
+
+class StudyRow(Settings):
+    """A data set with the variants that are trained on it."""
+
+    dataset: Name | None = Field(None, description="name of an entry of `datasets`; null: that of the row's own name")
+    variants: dict[Name, PositiveInt | list[Seed]] = Field(
+        min_length=1, description="variant -> its seeds: how many, from 0 on, or which"
+    )
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """Seeds of a variant, in order."""
+        seeds = self.variants[variant]
+        return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        name: of the run.
+        row, variant: what it is called in the table.
+        dataset: entry of `datasets` that the row reads.
+        seeds: one, of simulation and training, where the data set is simulated; else all seeds of training.
+        is_simulated: whether the data set is made anew for each seed.
+    """
+
+    name: str
+    row: str
+    variant: str
+    dataset: str
+    seeds: list[int]
+    is_simulated: bool
+
+    @property
+    def own_dataset(self) -> str:
+        """The entry of `datasets` that the run itself reads."""
+        return f"{self.dataset}.{self.seeds[0]}" if self.is_simulated else self.dataset
+
+
+class StudySettings(Settings):
+    """Runs of several variants on several data sets, scored and gathered in one table and page."""
+
+    name: Name = Field(description="name of the study, and of its files")
+    evaluate: Literal["planted"] = Field(
+        description="what is scored: `planted`, against the truth of the simulations (docs/studies/README.md)"
+    )
+    folder: str = Field(
+        "docs/studies", description="where NAME.csv, NAME.md and NAME.png are written; of the page, the marked parts"
+    )
+    metrics: dict[str, float | None] = Field(
+        min_length=1,
+        description="metrics of the page's table and figure -> a bar to draw, null for none; `METRIC` stands for all "
+        "`METRIC[...]`, averaged, where there is none of the plain name",
+    )
+    base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
+    variants: dict[Name, Overrides] = Field(min_length=1, description="variant -> keys of a run that it changes")
+    rows: dict[Name, StudyRow] = Field(min_length=1, description="named rows of the study")
+
+    @model_validator(mode="after")
+    def _check(self) -> StudySettings:
+        for name in self.variants:
+            settings = self.settings_of(name)
+            if given := sorted(OF_ROWS & set(settings)):
+                raise ValueError(f"variants.{name}.{given[0]}: this key is set by the rows")
+            try:
+                RunSettings.model_validate(settings | {"dataset": "any"})
+            except ValidationError as error:
+                raise ValueError(one_line(error, RunSettings, f"variants.{name}")) from None
+        for name, row in self.rows.items():
+            for variant in row.variants:
+                if variant not in self.variants:
+                    raise ValueError(
+                        f"rows.{name}.variants: {variant!r} is no variant; allowed: {', '.join(self.variants)}"
+                    )
+                if not row.seeds_of(variant):
+                    raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
+        return self
+
+    def settings_of(self, variant: str) -> Overrides:
+        """`base` with the changes of a variant."""
+        return merged(self.base, self.variants[variant])
+
+    def runs(self, simulated: Mapping[str, str]) -> Iterator[StudyRun]:
+        """Every run.
+
+        Args:
+            simulated: data set -> simulation that it reads, of data sets that read one.
+        """
+        for row_name, row in self.rows.items():
+            dataset = row.dataset or row_name
+            for variant in row.variants:
+                seeds, name = row.seeds_of(variant), f"{row_name}.{variant}"
+                if dataset in simulated:
+                    for seed in seeds:
+                        yield StudyRun(f"{name}.{seed}", row_name, variant, dataset, [seed], True)
+                else:
+                    yield StudyRun(name, row_name, variant, dataset, seeds, False)
+
+
+def merged(base: Overrides, changes: Overrides) -> Overrides:
+    """`base` with `changes` laid over it, mappings within mappings too; neither is changed.
+
+    >>> merged({"model": {"n_shared": 3, "hidden": [8]}}, {"model": {"n_shared": 6}})
+    {'model': {'n_shared': 6, 'hidden': [8]}}
+    """
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(dict(result[key]), dict(value)) if both else value
+    return result
+
+
+def simulated_by(datasets: Mapping[str, Any], simulations: Mapping[str, Any]) -> dict[str, str]:
+    """Data set -> simulation that it reads, of plain values.
+
+    >>> simulated_by({"a": {"paths": "resources/simulated/s.h5ad"}, "b": {"builtin": "digits"}}, {"s": {}})
+    {'a': 's'}
+    """
+    places = {SIMULATED.format(name): name for name in simulations}
+    found = {}
+    for dataset, values in datasets.items():
+        paths = values.get("paths") if isinstance(values, Mapping) else None
+        (path,) = paths if isinstance(paths, list) and len(paths) == 1 else (paths,)
+        if isinstance(path, str) and path in places:
+            found[dataset] = places[path]
+    return found
+
+
+def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
+    """A config, as plain values, with the simulations, data sets and runs that its study stands for.
+
+    A data set that reads a simulation is made anew for each seed: seed 3 of row `r` and variant `v` is the simulation
+    and the data set with `.3` behind their names, and the run `r.v.3` with that one seed. On other data, `r.v` is one
+    run with all seeds.
+
+    Raises:
+        ValueError: a row of a data set that is not there.
+    """
+    simulations, datasets = dict(values.get("simulations") or {}), dict(values["datasets"])
+    simulated, runs = simulated_by(datasets, simulations), dict(values.get("runs") or {})
+    for run in study.runs(simulated):
+        if run.dataset not in datasets:
+            raise ValueError(
+                f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {', '.join(values['datasets'])}"
+            )
+        if run.is_simulated:
+            source, seed = simulated[run.dataset], run.seeds[0]
+            simulations[f"{source}.{seed}"] = dict(simulations[source]) | {"seed": seed}
+            datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": SIMULATED.format(f"{source}.{seed}")}
+        runs[run.name] = study.settings_of(run.variant) | {"dataset": run.own_dataset, "seeds": run.seeds}
+    return values | {"simulations": simulations, "datasets": datasets, "runs": runs}

@@ -1,0 +1,85 @@
+"""Settings of a whole config file, which joins runs to data sets."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from nvae_bio.config.base import Name, Settings
+from nvae_bio.config.datasets import CountsSettings, Dataset
+from nvae_bio.config.runs import ModelSettings, RunSettings, check_model_fits
+from nvae_bio.config.simulations import Simulation
+from nvae_bio.config.studies import StudyRun, StudySettings, expanded, simulated_by
+
+
+class WorkflowSettings(Settings):
+    """A whole config file."""
+
+    study: StudySettings | None = Field(
+        None, description="many runs from a few lines, with one table of their scores; `snakemake` makes that table"
+    )
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
+    runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
+    simulations: dict[Name, Simulation] = Field(
+        {}, description="named simulations; a data set reads one from `resources/simulated/NAME.h5ad`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_study(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("study") is None:
+            return values
+        try:
+            return expanded(values, StudySettings.model_validate(values["study"]))
+        except (ValidationError, KeyError, TypeError):
+            return values  # told by the fields themselves
+
+    @model_validator(mode="after")
+    def _check_runs(self) -> WorkflowSettings:
+        for name, dataset in self.datasets.items():
+            if not dataset.has_source:
+                raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
+        for name, simulation in self.simulations.items():
+            if not simulation.source.has_source:
+                raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
+        for name, run in self.runs.items():
+            if run.dataset not in self.datasets:
+                raise ValueError(
+                    f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
+                )
+            check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
+            _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
+        return self
+
+    @cached_property
+    def simulated(self) -> dict[str, str]:
+        """Data set -> simulation that it reads."""
+        return simulated_by({name: dataset.model_dump() for name, dataset in self.datasets.items()}, self.simulations)
+
+    @cached_property
+    def study_runs(self) -> dict[str, StudyRun]:
+        """Every run of the study by its name; none without a study."""
+        return {run.name: run for run in self.study.runs(self.simulated)} if self.study is not None else {}
+
+    @cached_property
+    def trained_as(self) -> dict[str, str]:
+        """Run -> the run whose models and null it uses.
+
+        Runs of a study that differ in their report alone are trained once, as the first of them; any other run is
+        trained as itself.
+        """
+        first: dict[str, str] = {}
+        return {
+            name: first.setdefault(run.model_dump_json(exclude={"report"}), name) if name in self.study_runs else name
+            for name, run in self.runs.items()
+        }
+
+
+def _check_columns(model: ModelSettings, dataset: Dataset, where: str, source: str) -> None:
+    """Refuse a model that needs a column which the data set does not name."""
+    if model.size == "size_factor" and isinstance(dataset, CountsSettings) and dataset.size_factor_key is None:
+        raise ValueError(f"{where}size: 'size_factor' needs {source}.size_factor_key; allowed without: library")
+    if model.dispersion == "gene_batch" and dataset.batch_key is None and not dataset.makes_batches:
+        raise ValueError(f"{where}dispersion: 'gene_batch' needs {source}.batch_key; allowed without: gene")

@@ -1,0 +1,55 @@
+"""Scores that need no truth."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from nvae_bio import schema
+from nvae_bio.evaluate.probes import leakage
+
+
+def labelled(embedded: AnnData, split: str) -> np.ndarray:
+    """Which samples have a class and are in a part of the split, (n,), bool."""
+    return np.asarray((embedded.obs[schema.SPLIT] == split) & embedded.obs[schema.LABEL].notna())
+
+
+def of_seed(report: AnnData, seed: int) -> AnnData:
+    """The factors of one seed of a report."""
+    return report[(report.obs["seed"] == seed).to_numpy()]
+
+
+def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
+    """Scores of one seed that need no truth.
+
+    Args:
+        embedded: of the seed.
+        report: the factors of the seed.
+
+    Returns:
+        elbo_test (nats; mean bound on log p(x|y) of held-out samples), kl_shared_share (of the KL of z_s and the own
+        block, held out), active_shared (shared dims called active), and of z_s leakage_linear, leakage_knn,
+        leakage_chance. What a model without z_s cannot have is left out.
+    """
+    test = labelled(embedded, "test")
+    scores = {"elbo_test": float(embedded.obs.loc[test, schema.ELBO].mean())}
+    if schema.SHARED not in embedded.obsm:
+        return scores
+    kl_shared = float(embedded.obsm[schema.KL_SHARED][test].sum(1).mean())
+    scores["kl_shared_share"] = kl_shared / (kl_shared + _own_kl(embedded, test))
+    shared = report.obs["kind"] == "shared"
+    scores["active_shared"] = float((shared & (report.obs["outcome"] == "active")).sum())
+    label = embedded.obs[schema.LABEL].astype(str).to_numpy()
+    return scores | leakage(embedded.obsm[schema.SHARED], label, labelled(embedded, "train"), test)
+
+
+def _own_kl(embedded: AnnData, rows: np.ndarray) -> float:
+    """Mean KL of the own block over some samples, nats; 0 without blocks."""
+    if schema.KL_PRIVATE not in embedded.obsm:
+        return 0.0
+    classes = [str(name) for name in embedded.uns[schema.MODEL]["classes"]]
+    kl = embedded.obsm[schema.KL_PRIVATE][rows]
+    blocks = kl.reshape(len(kl), -1, int(embedded.uns[schema.MODEL]["n_private"]))
+    label = embedded.obs.loc[rows, schema.LABEL].astype(str).map(classes.index).to_numpy(dtype=int)
+    own = blocks[np.arange(len(blocks)), label if blocks.shape[1] > 1 else 0]
+    return float(own.sum(1).mean())

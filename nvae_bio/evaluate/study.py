@@ -1,0 +1,137 @@
+"""The scores of all runs of a study → its table, its figure, and the made parts of its page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nvae_bio.config import StudySettings
+from nvae_bio.data.files import atomic_path, read_file, write_csv
+from nvae_bio.errors import UserError
+from nvae_bio.evaluate.step import COLUMNS
+from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, make_panels
+
+logger = logging.getLogger(__name__)
+
+MARKED = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
+START = "# Study: {name}\n\n<!-- table -->\n<!-- end -->\n\n![Scores of every seed]({figure})\n"
+DIGITS = 6  # of a value in the table
+
+
+def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
+    """The tables of runs as one, in the order given.
+
+    Raises:
+        UserError: none given, or one that is not a table of scores.
+    """
+    if not paths:
+        raise UserError("study: at least one table of scores is needed")
+    parts = []
+    for path in paths:
+        parts.append(read_file(path, pd.read_csv, "a table of scores (.csv)"))
+        if list(parts[-1].columns) != COLUMNS:
+            raise UserError(f"{path}: columns {', '.join(parts[-1].columns)}; expected {', '.join(COLUMNS)}")
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_metric(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric's value of each data set, variant and seed; the mean of `METRIC[...]` where there is no plain one."""
+    found = scores[scores["metric"] == metric]
+    if found.empty:
+        found = scores[scores["metric"].str.startswith(f"{metric}[")]
+    return found.groupby(["dataset", "variant", "seed"], sort=False)[["value"]].mean().reset_index()
+
+
+def summary(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a data set and variant: number of seeds, and mean ± standard deviation over seeds of each metric."""
+    places = scores[["dataset", "variant"]].drop_duplicates()
+    table = places.assign(seeds=[scores[_at(scores, *place)]["seed"].nunique() for place in places.to_numpy()])
+    for metric in metrics:
+        found = of_metric(scores, metric)
+        table[metric] = [_mean_and_spread(found[_at(found, *place)]["value"]) for place in places.to_numpy()]
+    return table
+
+
+def _at(table: pd.DataFrame, dataset: str, variant: str) -> pd.Series:
+    return (table["dataset"] == dataset) & (table["variant"] == variant)
+
+
+def _mean_and_spread(values: pd.Series) -> str:
+    """`mean ± sd`, to three decimals, or one where values are large; a dash for none."""
+    values = values.dropna()
+    if values.empty:
+        return "–"
+    digits = 3 if values.abs().max() < 100 else 1
+    spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown.
+
+    >>> print(markdown(pd.DataFrame({"a": [1], "b": ["x"]})))
+    | a | b |
+    |---|---|
+    | 1 | x |
+    """
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in table.astype(object).to_numpy())])
+
+
+def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figure:
+    """A panel a metric: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed."""
+    places = scores[["dataset", "variant"]].drop_duplicates().to_numpy()
+    figure, panels = make_panels(len(metrics), 3.6, 0.6 + 0.2 * len(places), n_columns=2)
+    for index, (panel, (metric, bar)) in enumerate(zip(panels, metrics.items(), strict=True)):
+        found = of_metric(scores, metric)
+        for line, place in enumerate(places):
+            values = found[_at(found, *place)]["value"].dropna().to_numpy()
+            if len(values):
+                shifts = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
+                panel.scatter(values, line + shifts, s=9, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
+                panel.plot([values.mean()] * 2, [line - 0.35, line + 0.35], color=OKABE_ITO[6], linewidth=1.5)
+        if bar is not None:
+            panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
+        panel.set_ylim(len(places) - 0.5, -0.5)
+        panel.set_yticks(range(len(places)), labels=[" · ".join(place) for place in places] if index % 2 == 0 else [])
+        panel.set_title(metric)
+    return figure
+
+
+def page_text(before: str | None, table: pd.DataFrame, name: str) -> str:
+    """The page with its table made anew; a page that is not there yet is started.
+
+    Raises:
+        UserError: the markers are not there, once.
+    """
+    text = START.format(name=name, figure=f"{name}.png") if before is None else before
+    text, n_found = MARKED.subn(lambda found: f"{found[1]}\n{markdown(table)}\n\n{found[2]}", text)
+    if n_found != 1:
+        raise UserError(f"{name}.md: the lines <!-- table --> and <!-- end --> are there {n_found} times; needed: once")
+    return text
+
+
+def study(scores: Sequence[Path], table: Path, page: Path, figure: Path, settings: StudySettings) -> None:
+    """Gather the scores of all runs: write the long table, the figure, and the table of the page.
+
+    Raises:
+        UserError: a table that is not one of scores, or a page without its markers.
+    """
+    found = read_scores(scores)
+    before = page.read_text(encoding="utf-8") if page.exists() else None
+    text = page_text(before, summary(found, list(settings.metrics)), settings.name)
+    with house_style():
+        drawn = plot_scores(found, settings.metrics)
+        with atomic_path(figure) as part:
+            drawn.savefig(part, format="png", dpi=DPI)
+    found.insert(0, "study", settings.name)
+    write_csv(found.round({"value": DIGITS}), table)
+    with atomic_path(page) as part:
+        part.write_text(text, encoding="utf-8")
+    logger.info("%s: %d scores of %d tables", settings.name, len(found), len(scores))

@@ -1,0 +1,175 @@
+"""Studies: what a few lines of a config stand for, and how scores are gathered."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from nvae_bio.config import FitSettings, StudySettings, WorkflowSettings, load_config, parse_settings
+from nvae_bio.errors import UserError
+from nvae_bio.evaluate.study import MARKED, of_metric, page_text, study, summary
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG: dict[str, Any] = {
+    "study": {
+        "name": "s",
+        "evaluate": "planted",
+        "metrics": {"m": 0.5},
+        "base": {"model": {"n_shared": 3, "hidden": [16]}, "report": {"n_refits": 2}},
+        "variants": {
+            "nvae-default": {},
+            "wide": {"model": {"hidden": [32, 32]}},
+            "wrong": {"report": {"null": "permuted_labels"}},
+        },
+        "rows": {
+            "cells_fc1.5": {"dataset": "cells", "variants": {"nvae-default": 2, "wrong": [1], "wide": 1}},
+            "digits": {"variants": {"wide": [4, 7]}},
+        },
+    },
+    "simulations": {
+        "sim": {"kind": "counts", "source": {"builtin": "pbmc68k"}, "classes": {"x": 9, "y": 9}, "seed": 99}
+    },
+    "datasets": {
+        "cells": {"kind": "counts", "paths": "resources/simulated/sim.h5ad", "n_top_genes": None},
+        "digits": {"kind": "images", "builtin": "digits"},
+    },
+}
+
+
+def make_config(**changes: Any) -> dict[str, Any]:
+    """The config with keys of its study changed."""
+    values = copy.deepcopy(CONFIG)
+    values["study"] |= changes
+    return values
+
+
+def make_scores(rows: list[tuple[str, str, int, str, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["dataset", "variant", "seed", "metric", "value"])
+
+
+def test_a_simulated_row_has_a_simulation_a_data_set_and_a_run_for_each_seed() -> None:
+    config = WorkflowSettings.model_validate(CONFIG)
+    assert list(config.runs) == [
+        "cells_fc1.5.nvae-default.0", "cells_fc1.5.nvae-default.1", "cells_fc1.5.wrong.1", "cells_fc1.5.wide.0",
+        "digits.wide",
+    ]  # fmt: skip
+    for seed in (0, 1):
+        run, simulation = config.runs[f"cells_fc1.5.nvae-default.{seed}"], config.simulations[f"sim.{seed}"]
+        assert (run.dataset, run.seeds, simulation.seed) == (f"cells.{seed}", [seed], seed)
+        assert config.datasets[run.dataset].paths == [f"resources/simulated/sim.{seed}.h5ad"]
+        assert config.datasets[run.dataset].model_dump(exclude={"paths"}) == config.datasets["cells"].model_dump(
+            exclude={"paths"}
+        )
+        assert config.simulated[run.dataset] == f"sim.{seed}"
+    assert config.simulations["sim"].seed == 99
+
+
+def test_real_data_have_one_run_with_all_seeds() -> None:
+    run = WorkflowSettings.model_validate(CONFIG).runs["digits.wide"]
+    assert (run.dataset, run.seeds) == ("digits", [4, 7])
+
+
+def test_a_variant_changes_single_keys_of_the_base() -> None:
+    runs = WorkflowSettings.model_validate(CONFIG).runs
+    wide = runs["cells_fc1.5.wide.0"]
+    assert (wide.model.hidden, wide.model.n_shared, wide.report.n_refits) == ((32, 32), 3, 2)
+    assert runs["cells_fc1.5.nvae-default.0"].model.hidden == (16,)
+
+
+def test_runs_that_differ_in_their_report_are_trained_once() -> None:
+    config = WorkflowSettings.model_validate(CONFIG)
+    shared = {name: source for name, source in config.trained_as.items() if name != source}
+    assert shared == {"cells_fc1.5.wrong.1": "cells_fc1.5.nvae-default.1"}
+    runs = {"one": {"dataset": "digits"}, "other": {"dataset": "digits"}}
+    plain = WorkflowSettings.model_validate({"datasets": {"digits": CONFIG["datasets"]["digits"]}, "runs": runs})
+    assert plain.trained_as == {"one": "one", "other": "other"}
+    assert plain.study_runs == {}
+
+
+def test_a_study_comes_back_from_its_own_json() -> None:
+    config = WorkflowSettings.model_validate(CONFIG)
+    assert WorkflowSettings.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_shipped_default_is_left_untouched() -> None:
+    for path in (ROOT / "config" / "studies").glob("*.yaml"):
+        config = load_config(path)
+        defaults = [name for name, run in config.study_runs.items() if run.variant == "nvae-default"]
+        assert defaults
+        assert all(config.runs[name].fit == FitSettings() for name in defaults)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"variants": {"v": {"model": {"n_shred": 3}}}}, "study: variants.v: model.n_shred: unknown key; did you mean"),
+        ({"base": {"seeds": [1]}}, "study: variants.nvae-default.seeds: this key is set by the rows"),
+        ({"rows": {"r": {"variants": {"none": 3}}}}, "study: rows.r.variants: 'none' is no variant; allowed: nvae-def"),
+        (
+            {"rows": {"mice": {"variants": {"wide": 3}}}},
+            "study.rows.mice: 'mice' is no data set; allowed: cells, digits",
+        ),
+        ({"rows": {"digits": {"variants": {"wide": []}}}}, "study: rows.digits.variants.wide: at least one seed"),
+        ({"metric": {}}, "study.metric: unknown key; did you mean 'metrics'?"),
+    ],
+)
+def test_a_wrong_study_ends_in_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_settings(make_config(**changes), WorkflowSettings, "here")
+    assert str(error.value).startswith(f"here: {said}")
+
+
+def test_a_metric_of_several_parts_is_their_mean_where_there_is_no_plain_one() -> None:
+    scores = make_scores([("d", "v", 0, "r[a]", 1.0), ("d", "v", 0, "r[b]", 3.0), ("d", "v", 0, "rest", 9.0)])
+    assert of_metric(scores, "r")["value"].tolist() == [2.0]
+    plain = pd.concat([scores, make_scores([("d", "v", 0, "r", 7.0)])])
+    assert of_metric(plain, "r")["value"].tolist() == [7.0]
+
+
+def test_the_summary_has_mean_and_spread_over_seeds() -> None:
+    rows = [("d", "v", seed, "m", value) for seed, value in enumerate([0.1, 0.2, 0.6])]
+    table = summary(make_scores([*rows, ("d", "w", 0, "other", 500.0)]), ["m", "other"])
+    assert table.to_numpy().tolist() == [["d", "v", 3, "0.300 ± 0.265", "–"], ["d", "w", 1, "–", "500.0"]]
+
+
+def test_prose_outside_the_markers_survives() -> None:
+    first = page_text(None, pd.DataFrame({"a": [1]}), "mine")
+    assert MARKED.search(first)
+    written = f"# Title\n{first}\nwhat it says\n"
+    after = page_text(written, pd.DataFrame({"a": [2]}), "mine")
+    assert after == written.replace("| 1 |", "| 2 |")
+    with pytest.raises(UserError, match="are there 0 times"):
+        page_text("nothing", pd.DataFrame(), "mine")
+
+
+def test_scores_of_runs_become_table_page_and_figure(tmp_path: Path) -> None:
+    paths = []
+    for variant in ("nvae-default", "wide"):
+        paths.append(tmp_path / f"{variant}.csv")
+        make_scores([("d", variant, s, "m", s / 3) for s in range(3)]).to_csv(paths[-1], index=False)
+    settings = StudySettings.model_validate(CONFIG["study"])
+    table, page, figure = (tmp_path / f"s.{suffix}" for suffix in ("csv", "md", "png"))
+    study(paths, table, page, figure, settings)
+    gathered = pd.read_csv(table)
+    assert list(gathered.columns) == ["study", "dataset", "variant", "seed", "metric", "value"]
+    assert len(gathered) == 6
+    assert gathered["value"].max() == pytest.approx(2 / 3, abs=1e-6)
+    assert "| d | wide | 3 | 0.333 ± 0.333 |" in page.read_text()
+    assert figure.stat().st_size > 1000
+    before = page.read_text(), table.read_bytes()
+    study(paths, table, page, figure, settings)
+    assert (page.read_text(), table.read_bytes()) == before
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"wrong\.csv: columns a, b; expected dataset, variant, seed, metric, value"):
+        study([tmp_path / "wrong.csv"], table, page, figure, settings)
+
+
+def test_every_study_of_the_repository_has_seeds_enough() -> None:
+    for path in (ROOT / "config" / "studies").glob("*.yaml"):
+        rows = yaml.safe_load(path.read_text())["study"]["rows"]
+        assert all(row["variants"]["nvae-default"] >= 3 for row in rows.values())
