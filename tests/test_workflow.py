@@ -105,10 +105,10 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     settings = load_config(config)
     trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & set(settings.study_runs)}
     null = {
-        (settings.trained_as[name], kind, refit)
+        (settings.trained_as[name], kind, part)
         for name in settings.study_runs
-        for kind, n in settings.runs[name].refits.items()
-        for refit in range(n)
+        for kind, parts in settings.runs[name].refits.items()
+        for part in range(len(parts))
     }
     n_models = sum(len(run.seeds) for run in trained.values())
     assert (counts["train_model"], counts["embed_data"], counts["refit_null"]) == (n_models, n_models, len(null))

@@ -210,10 +210,11 @@ def _report_seed(
 def _tests_of_all(tested: Sequence[pd.DataFrame], embedded: Sequence[AnnData]) -> pd.DataFrame:
     """What was tested in each seed, one below the other, with the names of the classes."""
     classes = np.array([str(name) for name in embedded[0].uns[schema.MODEL]["classes"]], dtype=object)
-    parts = [
-        part.assign(**{"class": classes[part["class"]], "seed": int(of_seed.uns[schema.MODEL]["seed"])})
-        for part, of_seed in zip(tested, embedded, strict=True)
-    ]
+    parts = []
+    for part, of_seed in zip(tested, embedded, strict=True):
+        named = part.copy()
+        named["class"], named["seed"] = classes[part["class"]], int(of_seed.uns[schema.MODEL]["seed"])
+        parts.append(named)
     return pd.concat(parts, ignore_index=True)
 
 
