@@ -88,8 +88,14 @@ def null_files(wildcards):
 
 
 def refit_options(wildcards):
-    """Options that name the refits of a job."""
-    refits = run_of(wildcards).refits[wildcards.kind][int(wildcards.part)]
+    """Options that name the refits of a job: the most that a run needs of those that share it."""
+    part = int(wildcards.part)
+    sharing = [
+        settings.runs[run].refits.get(wildcards.kind, [])
+        for run, trained in settings.trained_as.items()
+        if trained == wildcards.run
+    ]
+    refits = max((jobs[part] for jobs in sharing if part < len(jobs)), key=len)
     return [f"--refit={refit}" for refit in refits]
 
 
