@@ -29,6 +29,7 @@ CHUNK = 2048  # samples a pass
 EFFECT_SD = 2.0  # a factor is moved from −2 to +2 standard deviations of its aggregate posterior
 EFFECT_LIBRARY = 10_000.0  # counts: effects are decoded at this library, the field's scale of log1p(CP10k)
 Z_95 = 1.959964  # normal quantile of a two-sided 95 % interval
+GAIN_DRAWS = 10  # at most, over which a gain is averaged
 MIN_NEIGHBORS = 15  # of a UMAP; a class with fewer samples gets none
 
 
@@ -42,6 +43,9 @@ class Encoded:
         class_probability: q(y|x) at the model's temperature, (n, C).
         label: the sample's class, the likeliest one where it has none, (n,).
         elbo: bound on log p(x|y), nats, (n,).
+        gain: what each dim of the own block adds to the bound, nats, (n, K): E_q[log p(x|y,z) − log p(x|y,z with the
+            dim at 0)] − KL.
+        block_gain: the same of the whole block, (n,).
     """
 
     shared: DiagonalGaussian
@@ -49,6 +53,8 @@ class Encoded:
     class_probability: Tensor
     label: Tensor
     elbo: Tensor
+    gain: Tensor
+    block_gain: Tensor
 
 
 @torch.no_grad()
@@ -58,12 +64,13 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: 
     Args:
         model: on any device.
         samples: any number of rows; unlabelled ones are scored under their likeliest class.
-        n_draws: draws of z a sample, over which the bound is averaged.
+        n_draws: draws of z a sample, over which the bound is averaged, and the gains over the first `GAIN_DRAWS`.
         seed: of the draws.
         temperature: T of q(y|x).
     """
     device = next(model.parameters()).device
     generator = make_generator(device, seed)
+    masks = _kept_dims(model.n_private, device)
     parts: list[tuple[Tensor, ...]] = []
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
@@ -72,16 +79,32 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: 
         label = torch.where(batch.label == UNLABELED, probability.argmax(1), batch.label)
         block = model.block(label)
         own = posterior.own(block)
-        log_likelihood = torch.zeros(batch.n, device=device)
-        for _ in range(n_draws):
+        log_likelihood, lost = torch.zeros(batch.n, device=device), torch.zeros(len(masks), batch.n, device=device)
+        n_gains = min(n_draws, GAIN_DRAWS)
+        for number in range(n_draws):
             noise = torch.randn(batch.n, model.n_shared + model.n_private, generator=generator, device=device)
-            outputs = model.decoder(*model.draw(posterior, own, noise), block, batch.covariates)
-            log_likelihood += model.likelihood.log_prob(outputs, batch)
-        elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - own.kl().sum(-1)
+            drawn_shared, drawn_own = model.draw(posterior, own, noise)
+            outputs = model.decoder(drawn_shared, drawn_own, block, batch.covariates)
+            found = model.likelihood.log_prob(outputs, batch)
+            log_likelihood += found
+            for row, mask in zip(lost, masks if number < n_gains else (), strict=False):
+                without = model.decoder(drawn_shared, drawn_own * mask, block, batch.covariates)
+                row += found - model.likelihood.log_prob(without, batch)
+        kl = own.kl()
+        elbo = log_likelihood / n_draws - posterior.shared.kl().sum(-1) - kl.sum(-1)
+        # of one dim the block is the dim; of none, nothing is lost
+        gain, block_gain = lost[: model.n_private].T / n_gains - kl, lost[-1:].sum(0) / n_gains - kl.sum(-1)
         shared, private = posterior.shared, posterior.private
-        parts.append((shared.mean, shared.log_std, private.mean, private.log_std, probability, label, elbo))
+        of_posterior = (shared.mean, shared.log_std, private.mean, private.log_std)
+        parts.append((*of_posterior, probability, label, elbo, gain, block_gain))
     columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
     return Encoded(DiagonalGaussian(*columns[:2]), DiagonalGaussian(*columns[2:4]), *columns[4:])
+
+
+def _kept_dims(n_private: int, device: torch.device) -> Tensor:
+    """What stays of the own block when each dim, and then all of it, is set to 0: (rows, K), one row for one dim."""
+    each = 1 - torch.eye(n_private, device=device)
+    return each if n_private < 2 else torch.cat([each, torch.zeros(1, n_private, device=device)])
 
 
 @dataclass(frozen=True)
@@ -190,8 +213,9 @@ def embed_data(
 
     Returns:
         AnnData with `obsm` X_nvae_shared (n, S), X_nvae_specific (n, K), X_nvae (n, S + C·K), their standard
-        deviations, nvae_class_probability (n, C), nvae_kl_shared (n, S) and nvae_kl_private (n, C·K) in nats,
-        X_umap (n, 2), NaN where not laid out; `obs` nvae_label, nvae_confidence, nvae_elbo (nats); `varm`
+        deviations, nvae_class_probability (n, C), nvae_kl_shared (n, S), nvae_kl_private (n, C·K) and
+        nvae_gain_specific (n, K) in nats, X_umap (n, 2), NaN where not laid out; `obs` nvae_label, nvae_confidence,
+        nvae_elbo and nvae_gain_specific (nats); `varm`
         nvae_effect_shared (G, S) and nvae_effect_class_{i} (G, K), each with `_lower` and `_upper`; `uns["nvae"]`. A
         key whose width would be 0 (no shared or no private latent) is left out.
 
@@ -232,6 +256,7 @@ def _write_posterior(adata: AnnData, encoded: Encoded, trained: TrainedModel) ->
         schema.CLASS_PROBABILITY: encoded.class_probability,
         schema.KL_SHARED: encoded.shared.kl(),
         schema.KL_PRIVATE: encoded.private.kl().flatten(1),
+        schema.GAIN: encoded.gain,
     }
     for key, table in tables.items():
         if table.shape[1] > 0:
@@ -240,6 +265,8 @@ def _write_posterior(adata: AnnData, encoded: Encoded, trained: TrainedModel) ->
     adata.obs[schema.PREDICTED] = pd.Categorical(classes[predicted.numpy()], categories=list(classes))
     adata.obs[schema.CONFIDENCE] = confidence.numpy()
     adata.obs[schema.ELBO] = encoded.elbo.numpy()
+    if network.n_private:
+        adata.obs[schema.GAIN] = encoded.block_gain.numpy()
 
 
 def _write_effects(adata: AnnData, shared: Effects, private: dict[int, Effects], trained: TrainedModel) -> None:

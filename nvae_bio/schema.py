@@ -43,6 +43,7 @@ PREDICTED = "nvae_label"
 CONFIDENCE = "nvae_confidence"
 ELBO = "nvae_elbo"
 KL_SHARED = "nvae_kl_shared"  # per-sample KL of each shared dim, nats
+GAIN = "nvae_gain_specific"  # what the own block (obs) and each of its dims (obsm) add to the bound, nats
 KL_PRIVATE = "nvae_kl_private"  # per-sample KL of each private dim, blocks in class order, nats
 UMAP = "X_umap"  # of the shared embedding
 SPECIFIC_UMAP = "X_nvae_specific_umap"

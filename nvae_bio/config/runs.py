@@ -41,7 +41,7 @@ class ModelSettings(Settings):
         10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there"
     )
     n_private: NonNegativeInt = Field(
-        2, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
+        1, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
     )
     beta_private: float = Field(1.0, gt=0, description="β_c of eq. 7, weight of the private KL; above 0")
     private_kl: Literal["all", "own"] = Field(
@@ -88,15 +88,25 @@ class ModelSettings(Settings):
         "levels is embedded",
     )
     covariate_dims: PositiveInt = Field(10, description="dims of the embedding of a covariate of many levels")
+    decoder: Literal["linear", "network"] | None = Field(
+        None,
+        description="`linear`: a class's intercept plus loadings times z, and a part of the posterior's mean is linear "
+        "in the counts, which are standardised gene by gene; `network`: the encoder's layers mirrored; default by "
+        "kind: linear for counts, network for images and features",
+    )
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
     hidden: tuple[Width, ...] = Field(
         (128, 128),
         min_length=1,
-        description="units of the dense layers of the encoder, at least 2 each; mirrored in the decoder",
+        description="units of the dense layers of the encoder, at least 2 each; mirrored in the `network` decoder",
     )
     channels: tuple[Width, ...] = Field(
         (32, 64), min_length=1, description="conv: channels of each stage, at least 2 each; a stage halves the image"
     )
+
+    def has_linear_decoder(self, likelihood: str) -> bool:
+        """Whether the decoder is linear in z, with this likelihood."""
+        return (self.decoder or ("linear" if likelihood in LIKELIHOODS["counts"] else "network")) == "linear"
 
     @property
     def n_latent(self) -> int:
@@ -135,7 +145,7 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How the model is fitted."""
 
-    max_epochs: PositiveInt = Field(200, description="passes over the training samples, at most")
+    max_epochs: PositiveInt = Field(400, description="passes over the training samples, at most")
     batch_size: PositiveInt | None = Field(
         None, description="samples a step; null: 128 on a CPU, 512 on a GPU; the model's card says which it was"
     )
@@ -347,4 +357,6 @@ def check_model_fits(model: ModelSettings, kind: str, where: str = "") -> Likeli
         raise ValueError(f"{where}size: 'size_factor' needs data of kind 'counts', not {kind!r}; allowed: library")
     if model.backbone == "conv" and kind != "images":
         raise ValueError(f"{where}backbone: 'conv' needs data of kind 'images', not {kind!r}; allowed: mlp")
+    if model.backbone == "conv" and model.has_linear_decoder(likelihood):
+        raise ValueError(f"{where}decoder: 'linear' does not fit backbone 'conv'; allowed: network")
     return likelihood

@@ -29,7 +29,7 @@ from nvae_bio import schema
 from nvae_bio.config import FitSettings, NullKind
 from nvae_bio.data.files import read_prepared, write_table
 from nvae_bio.data.samples import Samples, make_generator
-from nvae_bio.embed import Encoded, encode
+from nvae_bio.embed import GAIN_DRAWS, Encoded, encode
 from nvae_bio.errors import UserError
 from nvae_bio.factors.held import hold_all, hold_private
 from nvae_bio.factors.usage import OWN_BLOCK, Usage, held_out_rows
@@ -176,12 +176,12 @@ def _found(drawn: AnnData, settings: FitSettings, refit: int) -> pd.DataFrame:
     trained = train_model(drawn, settings, FIRST_SEED + refit, progress=False)
     samples = trained.card.samples_of(drawn)
     with reproducible(trained.card.settings.training.threads):
-        encoded = encode(trained.network, samples, 1, refit)
+        encoded = encode(trained.network, samples, GAIN_DRAWS, refit)
     rows = torch.from_numpy(held_out_rows(drawn.obs, trained.card.classes))
     shared = encoded.shared.take(rows)
     usage = Usage.of(
-        shared.mean.numpy(), shared.log_std.exp().numpy(), encoded.private.kl()[rows].numpy(),
-        encoded.label[rows].numpy(),
+        shared.mean.numpy(), shared.log_std.exp().numpy(), encoded.gain[rows].numpy(),
+        encoded.block_gain[rows].numpy(), encoded.label[rows].numpy(),
     )  # fmt: skip
     return usage.statistics()
 

@@ -1,8 +1,10 @@
 """Which factors are there, in which class, through which features (verb `factors`, rule `report_factors`).
 
-The detector is the KL of each latent dim, averaged over the held-out (test) samples of a class:
-K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, so that an interval that leaves out 0 means
-nothing: a factor is called by comparison with refits on data that have none (`nvae_bio.factors.null`).
+The map of what is used is the KL of each latent dim, averaged over the held-out (test) samples of a class:
+K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, and a block that fits noise has one too, so
+that its own interval means nothing. A shared dim is tested by its KL, a private one by its gain, what it adds to the
+bound of held-out samples beyond its KL; both by comparison with refits on data that have no such factor
+(`nvae_bio.factors.null`).
 """
 
 from __future__ import annotations
@@ -155,15 +157,12 @@ def _intervals(
 
 def _usage(embedded: AnnData, rows: np.ndarray, label: np.ndarray) -> Usage:
     """Of the samples at `rows`, (n,), of the classes `label`, (n,)."""
-    model = embedded.uns[schema.MODEL]
     nothing = np.zeros((embedded.n_obs, 0))
-    mean, std, private = (
-        np.asarray(embedded.obsm.get(key, nothing))[rows]
-        for key in (schema.SHARED, schema.SHARED_STD, schema.KL_PRIVATE)
+    mean, std, gain = (
+        np.asarray(embedded.obsm.get(key, nothing))[rows] for key in (schema.SHARED, schema.SHARED_STD, schema.GAIN)
     )
-    n_private = int(model["n_private"])
-    n_blocks = private.shape[1] // n_private if n_private else len(model["classes"])
-    return Usage.of(mean, std, private.reshape(len(rows), n_blocks, n_private), label)
+    block_gain = embedded.obs[schema.GAIN].to_numpy() if schema.GAIN in embedded.obs else np.zeros(embedded.n_obs)
+    return Usage.of(mean, std, gain, block_gain[rows], label)
 
 
 def _report_seed(

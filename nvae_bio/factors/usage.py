@@ -11,8 +11,8 @@ import pandas as pd
 from nvae_bio import schema
 from nvae_bio.errors import UserError
 
-OWN_BLOCK = "own_block"  # KL of a class's whole block: does the class have a factor of its own?
-OWN_DIM = "own_dim"  # KL of one dim of it
+OWN_BLOCK = "own_block"  # gain by a class's whole block: does the class have a factor of its own?
+OWN_DIM = "own_dim"  # gain by one dim of it
 SHARED = "shared"  # KL of a shared dim in a class
 HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above the median of the other classes
 STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
@@ -38,35 +38,41 @@ class Usage:
 
     Attributes:
         shared: K[y, s] = E_{x|y} KL(q(z_s|x) ‖ N(0, 1)), (C, S).
-        own: the same of the dims of the class's own block, (C, K).
+        gain: G[y, k], what a dim of the class's own block adds to the bound on log p(x|y), (C, K): E_q[log p(x|y,z) −
+            log p(x|y, z with z_{c,y,k} = 0)] − KL. Below 0 where the dim holds what held-out samples do not bear out.
+        block_gain: the same of the whole block, (C,).
         within: I[y, s] = ½ log Var(z_s|y) − E_{x|y} log σ(x), what a dim tells of a sample within its class if z_s is
             Gaussian there, (C, S). Unlike K, it does not grow where the class lies far from the prior's mean.
     """
 
     shared: np.ndarray
-    own: np.ndarray
+    gain: np.ndarray
+    block_gain: np.ndarray
     within: np.ndarray
 
     @classmethod
-    def of(cls, mean: np.ndarray, std: np.ndarray, private: np.ndarray, label: np.ndarray) -> Usage:
+    def of(
+        cls, mean: np.ndarray, std: np.ndarray, gain: np.ndarray, block_gain: np.ndarray, label: np.ndarray
+    ) -> Usage:
         """From single samples.
 
         Args:
             mean: of q(z_s|x), (n, S).
             std: of the same, (n, S).
-            private: KL of each private dim of each block, (n, blocks, K).
+            gain: by each dim of the own block, (n, K).
+            block_gain: by the own block, (n,).
             label: class of each sample, (n,); every class has one at least.
         """
         mean, std = mean.astype(float), std.astype(float)
         kl = (mean**2 + std**2 - 1) / 2 - np.log(std)
-        own = private[np.arange(len(label)), label if private.shape[1] > 1 else 0]
-        shared, of_block, within = [], [], []
+        shared, of_dims, of_block, within = [], [], [], []
         for rows in (label == y for y in range(int(label.max()) + 1)):
             shared.append(kl[rows].mean(0))
-            of_block.append(own[rows].mean(0))
+            of_dims.append(gain[rows].mean(0))
+            of_block.append(block_gain[rows].mean())
             variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
             within.append(np.log(variance) / 2 - np.log(std[rows]).mean(0))
-        return cls(np.stack(shared), np.stack(of_block), np.stack(within))
+        return cls(np.stack(shared), np.stack(of_dims), np.array(of_block), np.stack(within))
 
     @property
     def n_classes(self) -> int:
@@ -85,9 +91,9 @@ class Usage:
         rows: list[tuple[str, int, int, float]] = []
         exclusive = self.exclusive()
         for y in range(self.n_classes):
-            if self.own.shape[1]:
-                rows.append((OWN_BLOCK, y, -1, float(self.own[y].sum())))
-            rows += [(OWN_DIM, y, dim, float(value)) for dim, value in enumerate(self.own[y])]
+            if self.gain.shape[1]:
+                rows.append((OWN_BLOCK, y, -1, float(self.block_gain[y])))
+            rows += [(OWN_DIM, y, dim, float(value)) for dim, value in enumerate(self.gain[y])]
             rows += [(SHARED, y, dim, float(value)) for dim, value in enumerate(self.shared[y])]
             if self.shared.shape[1]:
                 dim = int(exclusive[y].argmax())

@@ -36,6 +36,7 @@ from nvae_bio.model.sparse import SparseInputs
 LOG_DISPERSION_RANGE = (-10.0, 16.0)
 LOG_STD_RANGE = (-6.0, 6.0)
 LOG_SCALE_RANGE = (-7.0, 2.0)  # of pixels in [0, 1]: from a quarter of a grey level to no information
+MIN_INPUT_STD = 0.1  # of log(1 + counts): a gene of a few stray counts is not blown up
 FIRST_GATE = -4.0  # logit of π, 1.8 %: few extra zeros before the data ask for them
 
 
@@ -48,17 +49,25 @@ class FeatureMoments:
         mean: of each feature, (features,).
         var: of each feature, (features,).
         library: all counts of each sample, (n,); None unless the data are counts.
+        log_mean, log_std: mean and standard deviation of log(1 + counts per median library), (features,); None unless
+            the data are counts.
     """
 
     n: int
     mean: Tensor
     var: Tensor
     library: Tensor | None
+    log_mean: Tensor | None = None
+    log_std: Tensor | None = None
 
     @classmethod
     def of(cls, x: Tensor, library: Tensor | None) -> FeatureMoments:
         """Of samples x, (n, features)."""
-        return cls(len(x), x.mean(0), x.var(0, correction=0), library)
+        log_mean, log_std = None, None
+        if library is not None:
+            scaled = log1p_scaled(x, library.median() / library)
+            log_mean, log_std = scaled.mean(0), scaled.std(0, correction=0)
+        return cls(len(x), x.mean(0), x.var(0, correction=0), library, log_mean, log_std)
 
 
 class Likelihood(nn.Module, ABC):
@@ -118,16 +127,22 @@ class CountLikelihood(Likelihood):
     Args:
         n_features: genes.
         normalised: whether rates are a softmax.
+        standardised: whether the encoder reads each gene with mean 0 and variance 1 over the training samples.
     """
 
     effect_unit = "log2 fold change of 1 + counts per 10,000"
     log_reference: Tensor
+    input_mean: Tensor
+    input_std: Tensor
 
-    def __init__(self, n_features: int, *, normalised: bool = True) -> None:
+    def __init__(self, n_features: int, *, normalised: bool = True, standardised: bool = False) -> None:
         super().__init__(n_features)
-        self.normalised = normalised
+        self.normalised, self.standardised = normalised, standardised
         self.n_outputs = n_features + normalised
         self.register_buffer("log_reference", torch.zeros(()))  # log of the median library, sets the encoder's scale
+        if standardised:
+            self.register_buffer("input_mean", torch.zeros(n_features))
+            self.register_buffer("input_std", torch.ones(n_features))
 
     def log_mean(self, outputs: Tensor, library: Tensor | None) -> Tensor:
         """Log of expected counts, (batch, genes), from the outputs for means, (batch, genes or genes + 1)."""
@@ -144,17 +159,25 @@ class CountLikelihood(Likelihood):
         return ((counts + 1) / (total + len(counts))).log()
 
     def fit_scales(self, moments: FeatureMoments) -> None:
-        """The median library is what the encoder scales each sample to."""
+        """The median library is what the encoder scales each sample to; by the genes' moments it standardises."""
         assert moments.library is not None
         self.log_reference.copy_(moments.library.median().log())
+        if self.standardised:
+            assert moments.log_mean is not None and moments.log_std is not None
+            self.input_mean.copy_(moments.log_mean)
+            self.input_std.copy_(moments.log_std.clamp_min(MIN_INPUT_STD))
 
     def encoder_input(self, x: Tensor, library: Tensor | None) -> Tensor:
-        """log(1 + counts per median library)."""
-        return log1p_scaled(x, self._scale(library))
+        """log(1 + counts per median library), standardised or not."""
+        scaled = log1p_scaled(x, self._scale(library))
+        if not self.standardised:
+            return scaled
+        return scaled.sub_(self.input_mean[..., None, :]).div_(self.input_std[..., None, :])
 
     def sparse_input(self, x: Tensor, library: Tensor | None) -> SparseInputs:
         """The same without its zeros, of x (batch, n_features), float32 on the CPU."""
-        return SparseInputs.log1p_scaled(x, self._scale(library))
+        scaled = SparseInputs.log1p_scaled(x, self._scale(library))
+        return scaled.standardised(self.input_mean, self.input_std) if self.standardised else scaled
 
     def _scale(self, library: Tensor | None) -> Tensor:
         assert library is not None
@@ -190,12 +213,12 @@ class NegativeBinomial(CountLikelihood):
 
     Args:
         n_features: genes.
-        normalised: whether rates are a softmax.
         n_batches: batches with a dispersion each; 0: one for all.
+        form: further arguments of `CountLikelihood`.
     """
 
-    def __init__(self, n_features: int, *, normalised: bool = True, n_batches: int = 0) -> None:
-        super().__init__(n_features, normalised=normalised)
+    def __init__(self, n_features: int, *, n_batches: int = 0, **form: bool) -> None:
+        super().__init__(n_features, **form)
         self.n_batches = n_batches
         self.log_dispersion = nn.Parameter(torch.zeros((n_batches, n_features) if n_batches else n_features))
 
@@ -234,8 +257,8 @@ class NegativeBinomial(CountLikelihood):
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """As `NegativeBinomial`, but a count is 0 with probability π whatever its mean; logits of π are outputs."""
 
-    def __init__(self, n_features: int, *, normalised: bool = True, n_batches: int = 0) -> None:
-        super().__init__(n_features, normalised=normalised, n_batches=n_batches)
+    def __init__(self, n_features: int, *, n_batches: int = 0, **form: bool) -> None:
+        super().__init__(n_features, n_batches=n_batches, **form)
         self.n_outputs += n_features
 
     def forward(self, outputs: Tensor, library: Tensor | None, group: Tensor | None = None) -> ZeroInflatedCounts:
@@ -348,7 +371,7 @@ def make_likelihood(name: str, n_features: int, settings: ModelSettings, n_batch
     Args:
         name: a key of `LIKELIHOOD_CLASSES`.
         n_features: features of a sample.
-        settings: `size` and `dispersion`.
+        settings: `size`, `dispersion` and `decoder`.
         n_batches: levels of the data set's batch; 0 where it has none.
 
     Raises:
@@ -357,6 +380,7 @@ def make_likelihood(name: str, n_features: int, settings: ModelSettings, n_batch
     found, options = LIKELIHOOD_CLASSES[name], dict[str, Any]()
     if issubclass(found, CountLikelihood):
         options["normalised"] = settings.size == "library"
+        options["standardised"] = settings.has_linear_decoder(name)
     if settings.dispersion == "gene_batch":
         if not n_batches:
             raise UserError("model.dispersion: 'gene_batch' needs data with batches; set batch_key, or allowed: gene")

@@ -17,10 +17,11 @@ from nvae_bio.config import ModelSettings
 from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
 from nvae_bio.model.covariates import CovariateEffect, CovariateForm
+from nvae_bio.model.decoders import FIRST_LOADING, Composition, Decoder, LinearDecoder
 from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.model.kernels import is_fused
 from nvae_bio.model.likelihoods import CountLikelihood, FeatureMoments, Likelihood, make_likelihood
-from nvae_bio.model.sparse import Inputs
+from nvae_bio.model.sparse import FirstLayer, Inputs
 
 LOG_STD_RANGE = (-8.0, 3.0)
 
@@ -107,6 +108,7 @@ class Encoder(nn.Module):
         n_classes: C, blocks of z_c.
         n_private: K, dims of a block.
         effect: of the covariates on the trunk's first dense layer; None where the encoder is not told them.
+        linear: from (batch, features) to what is added to all posterior means, (batch, S + C·K); None for nothing.
     """
 
     def __init__(
@@ -117,9 +119,10 @@ class Encoder(nn.Module):
         n_classes: int,
         n_private: int,
         effect: CovariateEffect | None = None,
+        linear: FirstLayer | None = None,
     ) -> None:
         super().__init__()
-        self.trunk, self.effect = trunk, effect
+        self.trunk, self.effect, self.linear = trunk, effect, linear
         self.n_shared, self.n_classes, self.n_private = n_shared, n_classes, n_private
         self.moments = nn.Linear(width, 2 * (n_shared + n_classes * n_private))
 
@@ -127,6 +130,7 @@ class Encoder(nn.Module):
         """The posterior of each sample of x, (batch, features)."""
         offset = None if self.effect is None else self.effect(covariates)
         mean, log_std = self.moments(self.trunk(x, offset)).chunk(2, dim=-1)
+        mean = mean if self.linear is None else mean + self.linear(x)
         flat = DiagonalGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
         n, blocks = self.n_shared, (len(x), self.n_classes, self.n_private)
         return Posterior(
@@ -149,60 +153,6 @@ class Classifier(nn.Module):
         return F.log_softmax(self.logits(self.trunk(x, offset)), dim=-1)
 
 
-class Composition(nn.Module):
-    """The first decoder layer on [z_cy, z_s], as a gather of the class's own parameters: cost does not grow with C.
-
-    Equal to a dense layer on vec(c_y ⊙ [1, z_c]), z_s and the covariates. Without classes (`vae`) C is 1.
-
-    Args:
-        n_shared: S.
-        n_classes: C.
-        n_private: K.
-        width: hidden units.
-        effect: of the covariates on the hidden units; None where the decoder is not told them.
-    """
-
-    def __init__(
-        self, n_shared: int, n_classes: int, n_private: int, width: int, effect: CovariateEffect | None = None
-    ) -> None:
-        super().__init__()
-        self.effect = effect
-        bound = max(n_shared + n_private, 1) ** -0.5
-        self.shared_weight = nn.Parameter(torch.empty(n_shared, width).uniform_(-bound, bound))
-        self.class_weight = nn.Parameter(torch.empty(n_classes, n_private, width).uniform_(-bound, bound))
-        self.class_bias = nn.Parameter(torch.empty(n_classes, width).uniform_(-bound, bound))
-
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
-        """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,).
-
-        Without covariates they are those of an average training sample.
-        """
-        private = (own[:, :, None] * self.class_weight.index_select(0, label)).sum(1)
-        hidden = self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
-        return hidden if self.effect is None else hidden + self.effect(covariates)
-
-
-class Decoder(nn.Module):
-    """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk.
-
-    Args:
-        composition: first layer, to (batch, width); a ReLU follows.
-        head: network from (batch, width) and a bias (n_outputs,) to (batch, n_outputs).
-        n_outputs: outputs for the likelihood.
-    """
-
-    def __init__(self, composition: Composition, head: nn.Module, n_outputs: int) -> None:
-        super().__init__()
-        self.composition = composition
-        self.head = head
-        self.output_bias = nn.Parameter(torch.zeros(n_outputs))
-
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
-        """Outputs, (batch, n_outputs); without covariates those of an average training sample."""
-        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label, covariates)), self.output_bias)
-        return outputs
-
-
 class NVAE(nn.Module):
     """All parts together; the bound on them is in `nvae_bio.model.objective`.
 
@@ -219,7 +169,7 @@ class NVAE(nn.Module):
         self,
         encoder: Encoder,
         classifier: Classifier,
-        decoder: Decoder,
+        decoder: Decoder | LinearDecoder,
         likelihood: Likelihood,
         uses_label: bool,
         is_sparse: bool = False,
@@ -345,20 +295,27 @@ def build_nvae(
     uses_label = settings.variant != "vae"
     n_blocks = n_classes if uses_label else 1
     likelihood_part = make_likelihood(likelihood, n_features, settings, n_batches)
-    n_outputs = likelihood_part.n_outputs
+    n_outputs, is_linear = likelihood_part.n_outputs, settings.has_linear_decoder(likelihood)
     trunks = [make_trunk(backbone, n_features, shape, hidden, channels) for _ in range(2)]
-    head = make_head(backbone, n_outputs, shape, hidden, channels)
+    linear = FirstLayer(n_features, n_shared + n_blocks * n_private, is_empty=True) if is_linear else None
 
     def effect(on: int, *, told: bool) -> CovariateEffect | None:
         if not told or covariates is None or not (covariates.shares or covariates.n_continuous):
             return None
         return CovariateEffect(covariates, on, settings.max_one_hot, settings.covariate_dims)
 
+    def decoder() -> Decoder | LinearDecoder:
+        on, bound = (n_outputs, FIRST_LOADING) if is_linear else (width, None)
+        composition = Composition(n_shared, n_blocks, n_private, on, effect(on, told=decoded), bound)
+        if is_linear:
+            return LinearDecoder(composition, n_outputs)
+        return Decoder(composition, make_head(backbone, n_outputs, shape, hidden, channels), n_outputs)
+
     both, decoded = settings.covariates == "both", settings.covariates != "none"
     return NVAE(
-        Encoder(trunks[0], width, n_shared, n_blocks, n_private, effect(hidden[0], told=both)),
+        Encoder(trunks[0], width, n_shared, n_blocks, n_private, effect(hidden[0], told=both), linear),
         Classifier(trunks[1], width, n_classes, effect(hidden[0], told=both)),
-        Decoder(Composition(n_shared, n_blocks, n_private, width, effect(width, told=decoded)), head, n_outputs),
+        decoder(),
         likelihood_part,
         uses_label,
         is_sparse,

@@ -7,7 +7,7 @@ by Numba, as `nvae_bio.model.fused` is.
 # mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -103,10 +103,13 @@ class SparseInputs:
     Attributes:
         rows: one line a sample.
         n_features: columns.
+        center, scale: what each feature is less and divided by, (features,); None where it stays as it is.
     """
 
     rows: Compressed
     n_features: int
+    center: Tensor | None = None
+    scale: Tensor | None = None
 
     @classmethod
     def log1p_scaled(cls, x: Tensor, scale: Tensor) -> SparseInputs:
@@ -119,6 +122,10 @@ class SparseInputs:
         rows = Compressed(start, torch.empty(n, dtype=torch.int32), torch.empty(n))
         run_loop(_fill, x, scale, *rows)
         return cls(rows, x.shape[1])
+
+    def standardised(self, center: Tensor, scale: Tensor) -> SparseInputs:
+        """The same, each feature less a center and divided by a scale, (features,): zeros still need not be stored."""
+        return replace(self, center=center, scale=scale)
 
     @cached_property
     def columns(self) -> Compressed:
@@ -154,16 +161,25 @@ class FirstLayer(nn.Module):
     Args:
         n_in: features.
         n_out: hidden units.
+        is_empty: whether all start at 0 instead.
     """
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_out: int, *, is_empty: bool = False) -> None:
         super().__init__()
         start = nn.Linear(n_in, n_out)
         self.weight, self.bias = nn.Parameter(start.weight.detach().t().contiguous()), start.bias
+        if is_empty:
+            nn.init.zeros_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Inputs) -> Tensor:
         """Hidden units, (batch, n_out), of x (batch, n_in)."""
         if isinstance(x, Tensor):
             return torch.addmm(self.bias, x, self.weight)
-        product: Tensor = _Product.apply(self.weight, x)  # type: ignore[no-untyped-call]
-        return product + self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if x.center is not None and x.scale is not None:
+            weight = weight / x.scale[:, None]
+            bias = bias - x.center @ weight
+        product: Tensor = _Product.apply(weight, x)  # type: ignore[no-untyped-call]
+        return product + bias

@@ -30,6 +30,7 @@ from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
+from nvae_bio.model.kernels import log1p_scaled
 from nvae_bio.train.calibration import calibrate
 from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
 from nvae_bio.train.loop import Epoch, fit, train_steps
@@ -88,16 +89,36 @@ def unlabelled_rows(prepared: AnnData, samples: Samples, settings: TrainingSetti
 
 
 def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
-    """Mean and variance of each feature over the samples at `rows`, and their libraries."""
-    total = square = torch.zeros(samples.matrix.n_features, dtype=torch.float64, device=rows.device)
+    """Of the samples at `rows`; counts have their moments on a log scale too."""
+    library = None if samples.library is None else samples.library[rows]
+    plain, logged = _Sums(), _Sums()
     for chunk in samples.chunks(MOMENT_ROWS, rows):
-        total = total + chunk.x.sum(0, dtype=torch.float64)
-        square = square + chunk.x.square_().sum(0, dtype=torch.float64)
-    mean = total / len(rows)
-    var = (square / len(rows) - mean.square()).clamp_min(0)
-    return FeatureMoments(
-        len(rows), mean.float(), var.float(), None if samples.library is None else samples.library[rows]
-    )
+        if library is not None:
+            assert chunk.library is not None
+            logged.add(log1p_scaled(chunk.x, library.median() / chunk.library))
+        plain.add(chunk.x)
+    mean, var = plain.moments(len(rows))
+    if library is None:
+        return FeatureMoments(len(rows), mean, var, None)
+    log_mean, log_var = logged.moments(len(rows))
+    return FeatureMoments(len(rows), mean, var, library, log_mean, log_var.sqrt())
+
+
+class _Sums:
+    """Sums of features and of their squares, in float64."""
+
+    total: Tensor | float = 0.0
+    square: Tensor | float = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Some samples, (n, features), which are squared in place."""
+        self.total = self.total + x.sum(0, dtype=torch.float64)
+        self.square = self.square + x.square_().sum(0, dtype=torch.float64)
+
+    def moments(self, n: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each feature over n samples, (features,), float32."""
+        mean, square = torch.as_tensor(self.total) / n, torch.as_tensor(self.square) / n
+        return mean.float(), (square - mean.square()).clamp_min(0).float()
 
 
 def first_layer(samples: Samples, settings: TrainingSettings, device: torch.device, n_stacked: int) -> str:
