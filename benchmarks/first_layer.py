@@ -25,7 +25,8 @@ from nvae_bio.data.samples import to_samples
 from nvae_bio.machine import matmul_precision, reproducible
 from nvae_bio.model import NVAE, build_nvae
 from nvae_bio.train.loop import train_steps
-from nvae_bio.train.step import feature_moments, labelled_rows
+from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.step import labelled_rows
 
 RESULTS = Path(__file__).parent / "results" / "first_layer.csv"
 N_CELLS, N_CLASSES, BATCH, HIDDEN = 4_096, 5, 128, 128
@@ -44,7 +45,7 @@ class Case:
         prepared = as_prepared(scipy.sparse.csr_matrix(counts), rng.integers(0, N_CLASSES, N_CELLS), 0)
         self.samples = to_samples(prepared, list(prepared.uns["nvae_data"]["classes"]))
         self.rows = labelled_rows(prepared, self.samples, "train")
-        values = {"model": {"hidden": [HIDDEN]}, "training": {"batch_size": BATCH}}
+        values = {"model": {"hidden": [HIDDEN], "decoder": "network"}, "training": {"batch_size": BATCH}}
         self.settings = FitSettings.model_validate(values)
         self.dense, self.sparse = (self._model(is_sparse=is_sparse) for is_sparse in (False, True))
 
@@ -52,7 +53,7 @@ class Case:
         torch.manual_seed(0)
         n_genes = self.samples.matrix.n_features
         model = build_nvae(self.settings.model, "negative_binomial", n_genes, N_CLASSES, is_sparse=is_sparse)
-        model.fit_output_bias(feature_moments(self.samples, self.rows))
+        model.fit_output_bias(feature_moments(self.samples, self.rows, N_CLASSES))
         return model
 
     def seconds(self, model: NVAE) -> float:

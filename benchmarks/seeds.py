@@ -25,7 +25,8 @@ from nvae_bio.data.files import atomic_path
 from nvae_bio.data.samples import Samples, to_samples
 from nvae_bio.model import NVAE, build_nvae
 from nvae_bio.train.loop import train_steps
-from nvae_bio.train.step import feature_moments, labelled_rows
+from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.step import labelled_rows
 
 RESULTS = Path(__file__).parent / "results" / "seeds.csv"
 N_SEEDS, N_TURNS = 10, 6  # the first turn warms up
@@ -35,7 +36,7 @@ COMMANDS = [(700, 765, 128, 60), (3_000, 1000, 128, 30)]  # and epochs
 
 def make_models(samples: Samples, rows: torch.Tensor, settings: FitSettings, n_classes: int) -> list[NVAE]:
     """Untrained, one a seed."""
-    moments, models = feature_moments(samples, rows), []
+    moments, models = feature_moments(samples, rows, n_classes), []
     for seed in range(N_SEEDS):
         torch.manual_seed(seed)
         model = build_nvae(settings.model, "negative_binomial", samples.matrix.n_features, n_classes)
@@ -59,7 +60,7 @@ def steps(n_cells: int, n_genes: int, hidden: int) -> dict[str, Any]:
     classes = list(prepared.uns["nvae_data"]["classes"])
     samples = to_samples(prepared, classes)
     rows = labelled_rows(prepared, samples, "train")
-    values = {"model": {"hidden": [hidden]}, "training": {"batch_size": 128}}
+    values = {"model": {"hidden": [hidden], "decoder": "network"}, "training": {"batch_size": 128}}
     settings = FitSettings.model_validate(values)
     models = make_models(samples, rows, settings, len(classes))
     together, apart = [], []
@@ -85,7 +86,7 @@ def command(path: Path, folder: Path, seeds: list[int], settings: str) -> float:
 def commands(n_cells: int, n_genes: int, hidden: int, n_epochs: int) -> dict[str, Any]:
     """Turns of one command for ten seeds, then ten commands."""
     training = f'{{"max_epochs": {n_epochs}, "patience": null}}'
-    settings = f'{{"model": {{"hidden": [{hidden}]}}, "training": {training}}}'
+    settings = f'{{"model": {{"hidden": [{hidden}], "decoder": "network"}}, "training": {training}}}'
     seeds, together, apart = list(range(N_SEEDS)), [], []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "benchmark.h5ad"

@@ -79,12 +79,18 @@ class Ours:
         from nvae_bio.data.samples import to_samples
         from nvae_bio.machine import reproducible
         from nvae_bio.model import build_nvae
-        from nvae_bio.train.step import feature_moments, labelled_rows
+        from nvae_bio.train.moments import feature_moments
+        from nvae_bio.train.step import labelled_rows
 
         self.given_label, self.task = given_label, task
         n_private = 2
         values: dict[str, dict[str, Any]] = {
-            "model": {"hidden": [task.hidden], "n_shared": task.n_latent - n_private, "n_private": n_private},
+            "model": {
+                "hidden": [task.hidden],
+                "n_shared": task.n_latent - n_private,
+                "n_private": n_private,
+                "decoder": "network",  # as the peers' is
+            },  # fmt: skip
             "training": {"max_epochs": task.n_epochs, "batch_size": task.batch_size, "patience": None}
             | dict(task.training),
         }
@@ -96,7 +102,7 @@ class Ours:
             self.classes = [str(name) for name in prepared.uns[schema.DATA]["classes"]]
             self.samples = to_samples(prepared, self.classes)
             self.rows = {split: labelled_rows(prepared, self.samples, split) for split in SPLITS}
-            n_genes, moments = prepared.n_vars, feature_moments(self.samples, self.rows["train"])
+            n_genes, moments = prepared.n_vars, feature_moments(self.samples, self.rows["train"], len(self.classes))
         self.n_cells = len(self.rows["train"])
         torch.manual_seed(task.seed)
         self.model = build_nvae(self.settings.model, likelihood, n_genes, len(self.classes), image)

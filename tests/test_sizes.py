@@ -27,7 +27,8 @@ from nvae_bio.errors import UserError
 from nvae_bio.model import build_nvae
 from nvae_bio.prepare import prepare_data
 from nvae_bio.train.loop import fit
-from nvae_bio.train.step import feature_moments, labelled_rows
+from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.step import labelled_rows
 from nvae_bio.trained import TrainedModel
 from tests.toys import CLASSES, NO_UMAP, fit_settings, prepared_counts, prepared_features, raw_counts, raw_images
 
@@ -217,7 +218,7 @@ def test_dispersions_by_batch_are_trained() -> None:
         torch.manual_seed(0)
         model = build_nvae(settings.model, "negative_binomial", 60, 3, n_batches=2)
     train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
-    model.fit_output_bias(feature_moments(samples, train))
+    model.fit_output_bias(feature_moments(samples, train, 3))
     epochs = [epoch[0] for epoch in fit([model], samples, train, validation, settings, [0])]
     assert epochs[-1].validation.elbo > epochs[0].validation.elbo + 0.5
     theta = model.likelihood.log_dispersion.detach()

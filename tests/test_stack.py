@@ -23,7 +23,8 @@ from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models
 from nvae_bio.model.likelihoods import LIKELIHOOD_CLASSES
 from nvae_bio.train import train_models
 from nvae_bio.train.loop import Epoch, evaluate, fit
-from nvae_bio.train.step import feature_moments, labelled_rows
+from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.step import labelled_rows
 from tests.small_models import (
     FORM,
     fixed_seed,
@@ -215,7 +216,7 @@ def make_double(kind: str, settings: FitSettings, seeds: Sequence[int]) -> tuple
     for seed in seeds:
         with fixed_seed(seed):
             models.append(card.build().double())
-        models[-1].fit_output_bias(feature_moments(found, rows))
+        models[-1].fit_output_bias(feature_moments(found, rows, len(CLASSES)))
     return models, samples, rows, held_out
 
 

@@ -17,7 +17,8 @@ from nvae_bio.data.packed import pack
 from nvae_bio.data.samples import UNLABELED, Samples, epoch_order, make_generator, to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.train.loop import evaluate, fit
-from nvae_bio.train.step import feature_moments, labelled_rows
+from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.step import labelled_rows
 from nvae_bio.trained import TrainedModel
 from tests.small_models import law
 from tests.toys import CLASSES, NO_UMAP, PREPARED, fit_settings, prepared_counts, prepared_features, trained
@@ -140,10 +141,10 @@ def test_the_draws_of_a_validation_pass_do_not_depend_on_its_chunks(monkeypatch:
 
 @pytest.mark.parametrize("kind", PREPARED)
 def test_moments_are_those_of_the_training_samples(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nvae_bio.train.step.MOMENT_ROWS", 50)
+    monkeypatch.setattr("nvae_bio.train.moments.MOMENT_ROWS", 50)
     prepared = PREPARED[kind]()
     samples = to_samples(prepared, CLASSES)
-    moments = feature_moments(samples, labelled_rows(prepared, samples, "train"))
+    moments = feature_moments(samples, labelled_rows(prepared, samples, "train"), len(CLASSES))
     train = prepared[(prepared.obs["split"] == "train").to_numpy()]
     x = train.to_df().to_numpy(np.float64)
     assert moments.n == len(x)

@@ -4,13 +4,13 @@ from nvae_bio.model.covariates import CovariateForm
 from nvae_bio.model.likelihoods import (
     Bernoulli,
     DiscretizedLogistic,
-    FeatureMoments,
     Gaussian,
     Likelihood,
     NegativeBinomial,
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from nvae_bio.model.moments import ClassSums, FeatureMoments
 from nvae_bio.model.nvae import NVAE, DiagonalGaussian, Pass, Posterior, build_nvae
 from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight, unlabelled_bound
 from nvae_bio.model.stack import Stack, keep_models
@@ -18,6 +18,7 @@ from nvae_bio.model.stack import Stack, keep_models
 __all__ = [
     "NVAE",
     "Bernoulli",
+    "ClassSums",
     "CovariateForm",
     "DiagonalGaussian",
     "DiscretizedLogistic",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +30,7 @@ from nvae_bio.model.distributions import (
     ZeroInflatedCounts,
 )
 from nvae_bio.model.kernels import in_full_precision, log1p_scaled, negative_binomial_log_prob, poisson_log_prob
+from nvae_bio.model.moments import FeatureMoments
 from nvae_bio.model.pixel_kernels import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
 from nvae_bio.model.sparse import SparseInputs
 
@@ -37,37 +38,8 @@ LOG_DISPERSION_RANGE = (-10.0, 16.0)
 LOG_STD_RANGE = (-6.0, 6.0)
 LOG_SCALE_RANGE = (-7.0, 2.0)  # of pixels in [0, 1]: from a quarter of a grey level to no information
 MIN_INPUT_STD = 0.1  # of log(1 + counts): a gene of a few stray counts is not blown up
+PRIOR_COUNTS, PRIOR_SAMPLES = 3.0, 3.0  # by which a class's first means are drawn to those of all
 FIRST_GATE = -4.0  # logit of π, 1.8 %: few extra zeros before the data ask for them
-
-
-@dataclass(frozen=True)
-class FeatureMoments:
-    """Of the training samples: where a model starts.
-
-    Attributes:
-        n: samples.
-        mean: of each feature, (features,).
-        var: of each feature, (features,).
-        library: all counts of each sample, (n,); None unless the data are counts.
-        log_mean, log_std: mean and standard deviation of log(1 + counts per median library), (features,); None unless
-            the data are counts.
-    """
-
-    n: int
-    mean: Tensor
-    var: Tensor
-    library: Tensor | None
-    log_mean: Tensor | None = None
-    log_std: Tensor | None = None
-
-    @classmethod
-    def of(cls, x: Tensor, library: Tensor | None) -> FeatureMoments:
-        """Of samples x, (n, features)."""
-        log_mean, log_std = None, None
-        if library is not None:
-            scaled = log1p_scaled(x, library.median() / library)
-            log_mean, log_std = scaled.mean(0), scaled.std(0, correction=0)
-        return cls(len(x), x.mean(0), x.var(0, correction=0), library, log_mean, log_std)
 
 
 class Likelihood(nn.Module, ABC):
@@ -101,6 +73,16 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def initial_outputs(self, moments: FeatureMoments) -> Tensor:
         """Outputs that fit the mean of the training samples: the decoder's first bias."""
+
+    def class_outputs(self, moments: FeatureMoments) -> Tensor:
+        """What outputs that fit the mean of each class have over `initial_outputs`, (C, n_outputs): where a linear
+        decoder's intercepts start. A class counts `PRIOR_SAMPLES` samples more, with the mean of all.
+        """
+        assert moments.by_class is not None
+        total, n, _ = moments.by_class
+        means = (total + PRIOR_SAMPLES * moments.mean) / (n + PRIOR_SAMPLES)[:, None]
+        overall = self.initial_outputs(moments)
+        return torch.stack([self.initial_outputs(replace(moments, mean=mean)) - overall for mean in means])
 
     def fit_scales(self, moments: FeatureMoments) -> None:
         """Set what depends on the scale of the training samples, once and before training."""
@@ -157,6 +139,21 @@ class CountLikelihood(Likelihood):
         if self.normalised:
             counts = torch.cat([counts, (total - counts.sum()).clamp_min(0)[None]])
         return ((counts + 1) / (total + len(counts))).log()
+
+    def class_outputs(self, moments: FeatureMoments) -> Tensor:
+        """Log of each gene's count in a class over what its library lets expect, and of the rest's; of logits of π, 0.
+
+        Both have `PRIOR_COUNTS` more, so that a gene of a few stray counts differs little.
+        """
+        assert moments.by_class is not None and moments.library is not None
+        total, _, library = moments.by_class
+        overall = moments.n * moments.mean
+        if self.normalised:
+            total = torch.cat([total, (library - total.sum(1)).clamp_min(0)[:, None]], dim=1)
+            overall = torch.cat([overall, (moments.library.sum() - overall.sum()).clamp_min(0)[None]])
+        expected = library[:, None] * overall / moments.library.sum()
+        ratio = ((total + PRIOR_COUNTS) / (expected + PRIOR_COUNTS)).log()
+        return F.pad(ratio, (0, self.n_outputs - ratio.shape[1]))
 
     def fit_scales(self, moments: FeatureMoments) -> None:
         """The median library is what the encoder scales each sample to; by the genes' moments it standardises."""

@@ -20,7 +20,8 @@ from nvae_bio.model.covariates import CovariateEffect, CovariateForm
 from nvae_bio.model.decoders import FIRST_LOADING, Composition, Decoder, LinearDecoder
 from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.model.kernels import is_fused
-from nvae_bio.model.likelihoods import CountLikelihood, FeatureMoments, Likelihood, make_likelihood
+from nvae_bio.model.likelihoods import CountLikelihood, Likelihood, make_likelihood
+from nvae_bio.model.moments import FeatureMoments
 from nvae_bio.model.sparse import FirstLayer, Inputs
 
 LOG_STD_RANGE = (-8.0, 3.0)
@@ -258,9 +259,15 @@ class NVAE(nn.Module):
 
     @torch.no_grad()
     def fit_output_bias(self, moments: FeatureMoments) -> None:
-        """Start the decoder at the mean of the training samples, and the likelihood at their scale."""
+        """Start the decoder at the mean of the training samples, and the likelihood at their scale.
+
+        A linear decoder starts at the mean of each class: its intercepts would take thousands of steps to get there,
+        and z_s would tell the class in the meantime.
+        """
         self.likelihood.fit_scales(moments)
         self.decoder.output_bias.copy_(self.likelihood.initial_outputs(moments))
+        if isinstance(self.decoder, LinearDecoder) and self.uses_label and moments.by_class is not None:
+            self.decoder.composition.class_bias.copy_(self.likelihood.class_outputs(moments))
 
 
 def build_nvae(

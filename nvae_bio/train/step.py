@@ -30,17 +30,16 @@ from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
-from nvae_bio.model.kernels import log1p_scaled
 from nvae_bio.train.calibration import calibrate
 from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
 from nvae_bio.train.loop import Epoch, fit, train_steps
+from nvae_bio.train.moments import feature_moments
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
 
 STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/seeds.py measures)
 SPARSE_DENSITY = 0.06  # of counts that are not 0; a sparse first layer is faster below (benchmarks/first_layer.py)
-MOMENT_ROWS = 256  # samples at a time for the moments, which are summed in float64
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
 
@@ -86,39 +85,6 @@ def unlabelled_rows(prepared: AnnData, samples: Samples, settings: TrainingSetti
     """Rows of the training samples without a class that train too; none where they are ignored."""
     rows = (prepared.obs[schema.SPLIT] == "train").to_numpy() & (samples.label == UNLABELED).numpy()
     return torch.from_numpy(rows & (settings.unlabeled == "use")).nonzero().squeeze(1)
-
-
-def feature_moments(samples: Samples, rows: Tensor) -> FeatureMoments:
-    """Of the samples at `rows`; counts have their moments on a log scale too."""
-    library = None if samples.library is None else samples.library[rows]
-    plain, logged = _Sums(), _Sums()
-    for chunk in samples.chunks(MOMENT_ROWS, rows):
-        if library is not None:
-            assert chunk.library is not None
-            logged.add(log1p_scaled(chunk.x, library.median() / chunk.library))
-        plain.add(chunk.x)
-    mean, var = plain.moments(len(rows))
-    if library is None:
-        return FeatureMoments(len(rows), mean, var, None)
-    log_mean, log_var = logged.moments(len(rows))
-    return FeatureMoments(len(rows), mean, var, library, log_mean, log_var.sqrt())
-
-
-class _Sums:
-    """Sums of features and of their squares, in float64."""
-
-    total: Tensor | float = 0.0
-    square: Tensor | float = 0.0
-
-    def add(self, x: Tensor) -> None:
-        """Some samples, (n, features), which are squared in place."""
-        self.total = self.total + x.sum(0, dtype=torch.float64)
-        self.square = self.square + x.square_().sum(0, dtype=torch.float64)
-
-    def moments(self, n: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each feature over n samples, (features,), float32."""
-        mean, square = torch.as_tensor(self.total) / n, torch.as_tensor(self.square) / n
-        return mean.float(), (square - mean.square()).clamp_min(0).float()
 
 
 def first_layer(samples: Samples, settings: TrainingSettings, device: torch.device, n_stacked: int) -> str:
@@ -187,7 +153,7 @@ def train_models(
         samples = card.samples_of(prepared)
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
         unlabelled = unlabelled_rows(prepared, samples, settings.training)
-        moments = feature_moments(samples, torch.cat([train, unlabelled]))
+        moments = feature_moments(samples, torch.cat([train, unlabelled]), len(card.classes))
     pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
     together = len(seeds) if pays else 1
     settings = settings.with_training(first_layer=first_layer(samples, settings.training, device, together))
