@@ -90,7 +90,7 @@ class Ours:
                 "n_shared": task.n_latent - n_private,
                 "n_private": n_private,
                 "decoder": "network",  # as the peers' is
-            },  # fmt: skip
+            },
             "training": {"max_epochs": task.n_epochs, "batch_size": task.batch_size, "patience": None}
             | dict(task.training),
         }

@@ -43,7 +43,12 @@ class ModelSettings(Settings):
     n_private: NonNegativeInt = Field(
         1, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
     )
-    beta_private: float = Field(1.0, gt=0, description="β_c of eq. 7, weight of the private KL; above 0")
+    beta_private: float = Field(
+        0.5,
+        gt=0,
+        description="β_c of eq. 7, weight of the private KL; above 0. At 1 a private factor may lie in a shared dim "
+        "that S has to spare; docs/studies/planted.md",
+    )
     private_kl: Literal["all", "own"] = Field(
         "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
     )
@@ -237,8 +242,12 @@ class ReportSettings(Settings):
         20,
         description="refits on null data, at most; each is a training of its own. Their values are pooled over classes "
         "of like size, so the smallest p is about 1 / (refits × such classes): a factor of one class alone takes "
-        "1 / `fdr` refits at least. Half as many, on data without any factor, test the shared dims. 0: nothing is "
-        "called",
+        "1 / `fdr` refits at least. 0: no private factor is called",
+    )
+    n_shared_refits: NonNegativeInt | None = Field(
+        None,
+        description="refits on data without any factor, by which the usage of shared dims is tested; null: half of "
+        "`n_refits`; 0: none is called",
     )
     refits_per_job: PositiveInt = Field(
         5, description="refits that one job of the workflow makes, one after the other; no result depends on it"
@@ -314,9 +323,10 @@ class RunSettings(FitSettings):
         Without a shared latent there is one kind: null data without any factor. Without a label, no class has a factor
         of its own.
         """
-        n, half = self.report.n_refits, -(-self.report.n_refits // 2)
-        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": half}}
-        numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": half})
+        n, shared = self.report.n_refits, self.report.n_shared_refits
+        shared = -(-n // 2) if shared is None else shared
+        by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": shared}}
+        numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": shared})
         size = self.report.refits_per_job
         jobs = {
             kind: [range(first, min(first + size, n)) for first in range(0, n, size)] for kind, n in numbers.items()

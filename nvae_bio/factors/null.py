@@ -34,6 +34,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.factors.held import hold_all, hold_private
 from nvae_bio.factors.usage import OWN_BLOCK, Usage, held_out_rows
 from nvae_bio.machine import reproducible
+from nvae_bio.model import Posterior
 from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.train import train_model
 from nvae_bio.trained import TrainedModel, load_model
@@ -178,10 +179,11 @@ def _found(drawn: AnnData, settings: FitSettings, refit: int) -> pd.DataFrame:
     with reproducible(trained.card.settings.training.threads):
         encoded = encode(trained.network, samples, GAIN_DRAWS, refit)
     rows = torch.from_numpy(held_out_rows(drawn.obs, trained.card.classes))
-    shared = encoded.shared.take(rows)
+    shared, label = encoded.shared.take(rows), encoded.label[rows]
+    own = Posterior(shared, encoded.private.take(rows)).own(trained.network.block(label))
     usage = Usage.of(
-        shared.mean.numpy(), shared.log_std.exp().numpy(), encoded.gain[rows].numpy(),
-        encoded.block_gain[rows].numpy(), encoded.label[rows].numpy(),
+        shared.mean.numpy(), shared.log_std.exp().numpy(), own.log_std.exp().numpy(), encoded.gain[rows].numpy(),
+        encoded.block_gain[rows].numpy(), label.numpy(),
     )  # fmt: skip
     return usage.statistics()
 

@@ -1,10 +1,10 @@
 """Which factors are there, in which class, through which features (verb `factors`, rule `report_factors`).
 
-The map of what is used is the KL of each latent dim, averaged over the held-out (test) samples of a class:
-K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, and a block that fits noise has one too, so
-that its own interval means nothing. A shared dim is tested by its KL, a private one by its gain, what it adds to the
-bound of held-out samples beyond its KL; both by comparison with refits on data that have no such factor
-(`nvae_bio.factors.null`).
+The map of what is used is the KL of each latent dim, averaged over the held-out (validation and test) samples of a
+class: K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, and a block that fits noise has one
+too, so that its own interval means nothing. A shared dim is tested by its KL, a private one by its excess gain, what it
+adds to the bound of held-out samples above what it would by chance; both by comparison with refits on data that have no
+such factor (`nvae_bio.factors.null`).
 """
 
 from __future__ import annotations
@@ -158,11 +158,12 @@ def _intervals(
 def _usage(embedded: AnnData, rows: np.ndarray, label: np.ndarray) -> Usage:
     """Of the samples at `rows`, (n,), of the classes `label`, (n,)."""
     nothing = np.zeros((embedded.n_obs, 0))
-    mean, std, gain = (
-        np.asarray(embedded.obsm.get(key, nothing))[rows] for key in (schema.SHARED, schema.SHARED_STD, schema.GAIN)
+    mean, std, own_std, gain = (
+        np.asarray(embedded.obsm.get(key, nothing))[rows]
+        for key in (schema.SHARED, schema.SHARED_STD, schema.SPECIFIC_STD, schema.GAIN)
     )
     block_gain = embedded.obs[schema.GAIN].to_numpy() if schema.GAIN in embedded.obs else np.zeros(embedded.n_obs)
-    return Usage.of(mean, std, gain, block_gain[rows], label)
+    return Usage.of(mean, std, own_std, gain, block_gain[rows], label)
 
 
 def _report_seed(

@@ -11,24 +11,26 @@ import pandas as pd
 from nvae_bio import schema
 from nvae_bio.errors import UserError
 
-OWN_BLOCK = "own_block"  # gain by a class's whole block: does the class have a factor of its own?
-OWN_DIM = "own_dim"  # gain by one dim of it
+OWN_BLOCK = "own_block"  # excess gain by a class's whole block: does the class have a factor of its own?
+OWN_DIM = "own_dim"  # excess gain by one dim of it
 SHARED = "shared"  # KL of a shared dim in a class
 HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above the median of the other classes
 STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
 
 
 def held_out_rows(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """Places of the labelled test samples.
+    """Places of the labelled samples that do not train: validation chooses an epoch, of a run and of its null alike.
 
     Raises:
         UserError: a class has none.
     """
-    rows = ((obs[schema.SPLIT] == "test") & obs[schema.LABEL].notna()).to_numpy()
+    rows = ((obs[schema.SPLIT] != "train") & obs[schema.LABEL].notna()).to_numpy()
     there = set(obs.loc[rows, schema.LABEL].astype(str))
     for name in classes:
         if name not in there:
-            raise UserError(f"class {name!r} has no held-out sample (split 'test'); its factors cannot be judged")
+            raise UserError(
+                f"class {name!r} has no held-out sample (split 'validation' or 'test'); its factors cannot be judged"
+            )
     return np.flatnonzero(rows)
 
 
@@ -38,38 +40,46 @@ class Usage:
 
     Attributes:
         shared: K[y, s] = E_{x|y} KL(q(z_s|x) ‖ N(0, 1)), (C, S).
-        gain: G[y, k], what a dim of the class's own block adds to the bound on log p(x|y), (C, K): E_q[log p(x|y,z) −
-            log p(x|y, z with z_{c,y,k} = 0)] − KL. Below 0 where the dim holds what held-out samples do not bear out.
-        block_gain: the same of the whole block, (C,).
+        excess: what a dim of the class's own block adds to the bound on log p(x|y) above what it would add if it held
+            nothing of these samples (`chance_gain`), (C, K).
+        block_excess: the same of the whole block, (C,).
         within: I[y, s] = ½ log Var(z_s|y) − E_{x|y} log σ(x), what a dim tells of a sample within its class if z_s is
             Gaussian there, (C, S). Unlike K, it does not grow where the class lies far from the prior's mean.
     """
 
     shared: np.ndarray
-    gain: np.ndarray
-    block_gain: np.ndarray
+    excess: np.ndarray
+    block_excess: np.ndarray
     within: np.ndarray
 
     @classmethod
     def of(
-        cls, mean: np.ndarray, std: np.ndarray, gain: np.ndarray, block_gain: np.ndarray, label: np.ndarray
+        cls,
+        mean: np.ndarray,
+        std: np.ndarray,
+        own_std: np.ndarray,
+        gain: np.ndarray,
+        block_gain: np.ndarray,
+        label: np.ndarray,
     ) -> Usage:
         """From single samples.
 
         Args:
             mean: of q(z_s|x), (n, S).
             std: of the same, (n, S).
-            gain: by each dim of the own block, (n, K).
-            block_gain: by the own block, (n,).
+            own_std: of the own block, (n, K).
+            gain: what each dim of the own block adds to the bound, (n, K).
+            block_gain: the same of the own block, (n,).
             label: class of each sample, (n,); every class has one at least.
         """
         mean, std = mean.astype(float), std.astype(float)
         kl = (mean**2 + std**2 - 1) / 2 - np.log(std)
+        chance = chance_gain(own_std.astype(float))
         shared, of_dims, of_block, within = [], [], [], []
         for rows in (label == y for y in range(int(label.max()) + 1)):
             shared.append(kl[rows].mean(0))
-            of_dims.append(gain[rows].mean(0))
-            of_block.append(block_gain[rows].mean())
+            of_dims.append((gain - chance)[rows].mean(0))
+            of_block.append((block_gain - chance.sum(1))[rows].mean())
             variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
             within.append(np.log(variance) / 2 - np.log(std[rows]).mean(0))
         return cls(np.stack(shared), np.stack(of_dims), np.array(of_block), np.stack(within))
@@ -91,14 +101,31 @@ class Usage:
         rows: list[tuple[str, int, int, float]] = []
         exclusive = self.exclusive()
         for y in range(self.n_classes):
-            if self.gain.shape[1]:
-                rows.append((OWN_BLOCK, y, -1, float(self.block_gain[y])))
-            rows += [(OWN_DIM, y, dim, float(value)) for dim, value in enumerate(self.gain[y])]
+            if self.excess.shape[1]:
+                rows.append((OWN_BLOCK, y, -1, float(self.block_excess[y])))
+            rows += [(OWN_DIM, y, dim, float(value)) for dim, value in enumerate(self.excess[y])]
             rows += [(SHARED, y, dim, float(value)) for dim, value in enumerate(self.shared[y])]
             if self.shared.shape[1]:
                 dim = int(exclusive[y].argmax())
                 rows.append((HIDDEN, y, dim, float(exclusive[y, dim])))
         return pd.DataFrame(rows, columns=["statistic", "class", "dim", "value"])
+
+
+def chance_gain(std: np.ndarray) -> np.ndarray:
+    """Gain of a dim, in nats, that holds nothing of a sample: ½(1 − σ² + log σ²), below 0.
+
+    For a decoder linear in the dim, Gaussian noise and the posterior N(m, σ²) that belongs to them: with loadings w and
+    noise covariance Ψ, J = wᵀΨ⁻¹w, σ² = 1 / (1 + J) and m = σ² wᵀΨ⁻¹x. The gain is ½(m²/σ² + log σ²), and m has variance
+    σ² (1 − σ²) where x is noise alone. Blocks are compared by what they gain above that: else one that fits its
+    training samples closely would seem to hold less than one that fits nothing.
+
+    Args:
+        std: σ, of any shape.
+
+    >>> chance_gain(np.array([1.0, 0.5])).round(3)
+    array([ 0.   , -0.318])
+    """
+    return np.asarray((1 - std**2 + 2 * np.log(std)) / 2)
 
 
 def few(n_classes: int) -> int:
