@@ -114,10 +114,10 @@ class Usage:
 def chance_gain(std: np.ndarray) -> np.ndarray:
     """Gain of a dim, in nats, that holds nothing of a sample: ½(1 − σ² + log σ²), below 0.
 
-    For a decoder linear in the dim, Gaussian noise and the posterior N(m, σ²) that belongs to them: with loadings w and
-    noise covariance Ψ, J = wᵀΨ⁻¹w, σ² = 1 / (1 + J) and m = σ² wᵀΨ⁻¹x. The gain is ½(m²/σ² + log σ²), and m has variance
-    σ² (1 − σ²) where x is noise alone. Blocks are compared by what they gain above that: else one that fits its
-    training samples closely would seem to hold less than one that fits nothing.
+    So it is for a decoder linear in the dim, Gaussian noise and the posterior N(m, σ²) that belongs to them: with
+    loadings w and noise covariance Ψ, J = wᵀΨ⁻¹w, σ² = 1 / (1 + J) and m = σ² wᵀΨ⁻¹x. The gain is ½(m²/σ² + log σ²),
+    and m has variance σ² (1 − σ²) where x is noise alone. Blocks are compared by what they gain above that: else one
+    that fits its training samples closely would seem to hold less than one that fits nothing.
 
     Args:
         std: σ, of any shape.
