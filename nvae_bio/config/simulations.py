@@ -177,6 +177,12 @@ class ImagesSimulation(SimulationSettings):
 
     kind: Literal["images"]
     source: ImagesSource = Field(description="the real images")
+    n_originals: PositiveInt | None = Field(
+        None,
+        description="so many pictures of each class, drawn at random, are what its images are made from in turn; null: "
+        "each image from a picture of its own. With 1 a class varies by what is planted alone, so that the truth is "
+        "complete: real pictures of a class vary among themselves, and some of that is private to the class",
+    )
     transformations: list[Transformation] = Field([], description="planted transformations")
 
     @model_validator(mode="after")

@@ -102,21 +102,34 @@ def transform_images(images: np.ndarray, activity: np.ndarray, transformations: 
 
 
 def _choose(prepared: AnnData, settings: ImagesSimulation, where: str) -> np.ndarray:
-    """Rows of the source: as many of each class as the settings ask for, at random, class after class.
+    """Rows of the source, at random: as many of each class as the settings ask for, class after class.
+
+    Where originals are fewer, each is there as often as the others, or once more.
 
     Raises:
         UserError: a class that the source does not have, or more images than it has of it.
     """
     label, rows = prepared.obs[schema.LABEL], []
     for name, n in settings.classes.items():
-        members = np.flatnonzero((label == name).to_numpy())
-        if n > len(members):
+        members, n_originals = np.flatnonzero((label == name).to_numpy()), min(n, settings.n_originals or n)
+        if n_originals > len(members):
             raise UserError(
-                f"{where}: classes.{name}: {n} images are asked for; the source has {len(members)} of this class; "
-                f"classes of the source: {listed(label.cat.categories)}"
+                f"{where}: classes.{name}: {n_originals} images are asked for; the source has {len(members)} of this "
+                f"class; classes of the source: {listed(label.cat.categories)}"
             )
-        rows.append(stream(settings.seed, f"images of {name}").choice(members, n, replace=False))
+        originals = stream(settings.seed, f"images of {name}").choice(members, n_originals, replace=False)
+        rows.append(np.resize(originals, n))
     return np.concatenate(rows)
+
+
+def _distinct(names: pd.Index) -> pd.Index:
+    """A name that is there again gets the number of times that it was there before.
+
+    >>> _distinct(pd.Index(["a", "b", "a", "a"])).tolist()
+    ['a', 'b', 'a.1', 'a.2']
+    """
+    before = pd.Series(names).groupby(names).cumcount()
+    return pd.Index([f"{name}.{n}" if n else name for name, n in zip(names, before, strict=True)])
 
 
 def simulate_images(settings: ImagesSimulation, source: AnnData | None = None) -> tuple[AnnData, AnnData]:
@@ -128,8 +141,8 @@ def simulate_images(settings: ImagesSimulation, source: AnnData | None = None) -
 
     Returns:
         The data as a user has them: X pixels float32 in [0, 1], var `channel`, `row`, `column`, obs `label`; samples
-        have the source's names. And the truth of the same samples: obs `label`, obsm["activity"] (n, transformations),
-        uns["nvae_truth"].
+        have the source's names, with a number behind that of a picture which is there again. And the truth of the same
+        samples: obs `label`, obsm["activity"] (n, transformations), uns["nvae_truth"].
 
     Raises:
         UserError: a source that cannot be prepared, or that has too few images of a class.
@@ -137,7 +150,7 @@ def simulate_images(settings: ImagesSimulation, source: AnnData | None = None) -
     in_memory = source is not None
     prepared = prepare_data(settings.source, source)
     rows = _choose(prepared, settings, listed(source_names(settings.source, in_memory), limit=3))
-    names, classes = prepared.obs_names[rows], list(settings.classes)
+    names, classes = _distinct(prepared.obs_names[rows]), list(settings.classes)
     label = np.repeat(np.arange(len(classes)), list(settings.classes.values()))
     activity = draw_activities(label, names, settings.transformations, settings)
     pixels = prepared.X[rows].reshape(-1, *image_shape(prepared.var))
