@@ -334,7 +334,10 @@ IMAGES: dict[str, Any] = {
         (SIMULATION | {"donors": {"effect_sd": 0.1}}, "simulations.s.donors: n 1 has no effect_sd"),
         (SIMULATION | {"min_mean": 0}, "simulations.s.min_mean: 0 is not allowed: should be greater than 0"),
         (SIMULATION | {"programme": []}, "simulations.s.programme: unknown key; did you mean 'programmes'?"),
-        (IMAGES | {"programmes": []}, "simulations.s.programmes: unknown key; allowed: classes, kind, seed, source"),
+        (
+            IMAGES | {"programmes": []},
+            "simulations.s.programmes: unknown key; allowed: classes, kind, n_originals, seed, source",
+        ),
         (IMAGES | {"kind": "features"}, "simulations.s.kind: 'features' is not allowed; allowed: 'counts', 'images'"),
     ],
 )

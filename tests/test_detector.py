@@ -20,7 +20,7 @@ from nvae_bio.factors import factor_table, null_drawer, refit_null
 from nvae_bio.factors.decide import adjusted, check_null, is_sufficient, limits, of_kind, pooled_p, q_values
 from nvae_bio.factors.held import common_projections
 from nvae_bio.factors.reading import alike, notes, read_factors
-from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, few
+from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, chance_gain, few
 from nvae_bio.model import DiagonalGaussian
 from tests.small_models import law
 from tests.toys import NO_UMAP, PREPARED, fit_settings, trained
@@ -30,17 +30,39 @@ def make_rows(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["statistic", "class", "dim", "value"])
 
 
+def no_block(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standard deviations and gains of n samples of a model without private dims."""
+    return np.zeros((n, 0)), np.zeros((n, 0)), np.zeros(n)
+
+
 # --- usage -----------------------------------------------------------------------------------------------------------
 
 
 def test_usage_averages_the_shared_dims_and_the_own_block_of_each_class() -> None:
     rng = np.random.default_rng(0)
     posterior = DiagonalGaussian(torch.from_numpy(rng.normal(size=(30, 4))), torch.from_numpy(rng.normal(size=(30, 4))))
-    private, label = rng.random((30, 3, 2)), np.arange(30) % 3
-    usage = Usage.of(posterior.mean.numpy(), posterior.log_std.exp().numpy(), private, label)
+    gain, block_gain, label = rng.normal(size=(30, 2)), rng.normal(size=30), np.arange(30) % 3
+    mean, std, own_std = posterior.mean.numpy(), posterior.log_std.exp().numpy(), rng.random((30, 2))
+    usage, chance = Usage.of(mean, std, own_std, gain, block_gain, label), chance_gain(own_std)
     for y in range(3):
         np.testing.assert_allclose(usage.shared[y], posterior.kl().numpy()[label == y].mean(0))
-        np.testing.assert_allclose(usage.own[y], private[label == y, y].mean(0))
+        np.testing.assert_allclose(usage.excess[y], (gain - chance)[label == y].mean(0))
+        np.testing.assert_allclose(usage.block_excess[y], (block_gain - chance.sum(1))[label == y].mean())
+
+
+@law
+@given(st.integers(0, 1000), st.floats(0.1, 3.0))
+def test_a_dim_that_holds_nothing_gains_what_chance_says_and_a_true_one_the_information(seed: int, size: float) -> None:
+    """x = w z + noise, or noise alone: the gain of N(0, 1 + w²) over N(0, 1) against its closed forms."""
+    rng, slope = np.random.default_rng(seed), size
+    noise, std = rng.normal(size=200_000), (1 + slope**2) ** -0.5
+
+    def gain(x: np.ndarray) -> float:
+        return float(np.mean((x * slope * std) ** 2 / 2 + np.log(std)))
+
+    assert gain(noise) == pytest.approx(float(chance_gain(np.array(std))), abs=0.02)
+    with_factor = noise + slope * rng.normal(size=len(noise))
+    assert gain(with_factor) == pytest.approx(slope**2 / 2 + np.log(std), abs=0.1)
 
 
 @law
@@ -52,7 +74,7 @@ def test_what_a_dim_tells_within_a_class_is_the_information_of_a_gaussian_channe
     spread = slope * std[0, 0]  # of the posterior means
     label = np.arange(4000) % 2
     mean = spread * rng.normal(size=(4000, 1)) + shift * label[:, None]
-    usage = Usage.of(mean, std, np.zeros((4000, 2, 0)), label)
+    usage = Usage.of(mean, std, *no_block(4000), label)
     np.testing.assert_allclose(usage.within[:, 0], np.log(1 + slope**2) / 2, atol=0.05)
     assert usage.shared[1, 0] - usage.shared[0, 0] == pytest.approx(shift**2 / 2, abs=0.2)
 
@@ -63,7 +85,7 @@ def test_a_class_whose_mean_is_off_has_nothing_hidden_and_one_that_varies_alone_
     mean[:, 0] += 3.0 * (label == 1)  # a shared factor that is higher in class 1
     mean[label != 2, 1] *= 0.05  # a factor that class 2 alone has
     std = np.where(np.arange(2) == 1, np.where(label == 2, 0.45, 1.0)[:, None], 0.45)
-    usage = Usage.of(mean, std, np.zeros((4000, 4, 0)), label)
+    usage = Usage.of(mean, std, *no_block(4000), label)
     hidden = usage.statistics().query("statistic == @HIDDEN").set_index("class")
     assert usage.shared[1, 0] - usage.shared[[0, 2, 3], 0].max() > 4
     assert hidden.loc[2, "dim"] == 1
@@ -73,7 +95,7 @@ def test_a_class_whose_mean_is_off_has_nothing_hidden_and_one_that_varies_alone_
 
 
 def test_one_class_has_nothing_to_itself() -> None:
-    usage = Usage.of(np.ones((5, 2)), np.full((5, 2), 0.5), np.zeros((5, 1, 1)), np.zeros(5, int))
+    usage = Usage.of(np.ones((5, 2)), np.full((5, 2), 0.5), *no_block(5), np.zeros(5, int))
     assert (usage.exclusive() == 0).all()
 
 
@@ -300,7 +322,7 @@ def test_a_refit_is_a_function_of_its_number_whatever_the_others_are() -> None:
     pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True), check_exact=True)
     assert not alone[0]["value"].equals(alone[1]["value"])
     assert set(together["statistic"]) == set(STATISTICS)
-    assert (together.loc[together["statistic"] != HIDDEN, "value"] >= -1e-6).all()
+    assert (together.loc[together["statistic"] == SHARED, "value"] >= -1e-6).all()
 
 
 def test_a_base_model_that_cannot_be_one_is_refused() -> None:

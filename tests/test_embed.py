@@ -47,6 +47,7 @@ def test_keys_shapes_and_order(kind: str) -> None:
         "nvae_class_probability": 3,
         "nvae_kl_shared": n_shared,
         "nvae_kl_private": 3 * n_private,
+        "nvae_gain_specific": n_private,
     }
     for key in ("nvae_effect_shared", "nvae_effect_class_0", "nvae_effect_class_2"):
         low, mid, high = (np.asarray(adata.varm[key + end]) for end in ("_lower", "", "_upper"))
@@ -64,7 +65,8 @@ def test_a_latent_that_a_variant_lacks_has_no_key(variant: str) -> None:
     keys = set(embedded("counts", variant).obsm)
     lacking = {"X_nvae_shared", "nvae_shared_std", "nvae_kl_shared"}
     if variant != "per_class":
-        lacking = {"X_nvae_specific", "nvae_specific_std", "nvae_kl_private"}
+        lacking = {"X_nvae_specific", "nvae_specific_std", "nvae_kl_private", "nvae_gain_specific"}
+        assert "nvae_gain_specific" not in embedded("counts", variant).obs
     assert not lacking & keys
     assert "X_nvae" in keys
 

@@ -91,7 +91,7 @@ def test_rows_and_values_of_the_report() -> None:
     assert report.shape == (2 * n_factors, seeds[0].n_vars)
     assert report.obs_names.is_unique
     assert report.obs["seed"].tolist() == [0] * n_factors + [1] * n_factors
-    test = seeds[1][(seeds[1].obs["split"] == "test").to_numpy()]
+    test = seeds[1][(seeds[1].obs["split"] != "train").to_numpy()]
     for index, name in enumerate(CLASSES):
         rows = (test.obs["label"] == name).to_numpy()
         expected = np.concatenate([test.obsm["nvae_kl_shared"], test.obsm["nvae_kl_private"]], axis=1)[rows].mean(0)
@@ -132,9 +132,12 @@ def with_factors(seed: int = 0) -> AnnData:
     shared, std = 0.01 * rng.normal(size=(adata.n_obs, 10)), np.ones((adata.n_obs, 10))
     for dim, rows in ((0, label != ""), (1, label == "c2")):
         shared[rows, dim], std[rows, dim] = rng.normal(size=rows.sum()), 0.3
-    private = 0.001 * rng.random((adata.n_obs, 6))
+    private, gain = 0.001 * rng.random((adata.n_obs, 6)), 0.001 * rng.random((adata.n_obs, 2))
     private[label == "c1", 2] += 2.0  # dim 0 of block c1
+    gain[label == "c1", 0] += 2.0
     adata.obsm.update({"X_nvae_shared": shared, "nvae_shared_std": std, "nvae_kl_private": private})
+    adata.obsm.update({"nvae_gain_specific": gain, "nvae_specific_std": np.ones((adata.n_obs, 2))})
+    adata.obs["nvae_gain_specific"] = gain.sum(1)
     adata.obsm["nvae_kl_shared"] = (shared**2 + std**2 - 1) / 2 - np.log(std)
     return adata
 
@@ -222,7 +225,7 @@ def test_seeds_that_do_not_fit_together_are_refused() -> None:
 
 def test_a_class_without_held_out_samples_is_named() -> None:
     adata = embedded("counts")
-    rows = (adata.obs["split"] == "test") & (adata.obs["label"] == "c1")
+    rows = (adata.obs["split"] != "train") & (adata.obs["label"] == "c1")
     with pytest.raises(UserError, match="class 'c1' has no held-out sample"):
         report_factors([adata[~rows.to_numpy()].copy()])
 

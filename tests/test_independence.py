@@ -222,7 +222,8 @@ def prepared_shifts() -> AnnData:
 
 def settings_of(independence: str, weight: float, max_epochs: int = 40) -> FitSettings:
     model = {"n_shared": 2, "n_private": 1, "independence": independence, "independence_weight": weight}
-    return fit_settings(max_epochs, **model).with_training(learning_rate=5e-3)
+    # a linear decoder starts at the class means, and leaves z_s little of the class to tell
+    return fit_settings(max_epochs, decoder="network", beta_private=1, **model).with_training(learning_rate=5e-3)
 
 
 @cache

@@ -297,7 +297,8 @@ def test_draws_of_a_latent_have_its_moments() -> None:
 
 @pytest.mark.parametrize("likelihood", LIKELIHOOD_CLASSES)
 def test_output_bias_starts_the_decoder_at_the_training_mean(likelihood: str) -> None:
-    model, batch = make_model(likelihood=likelihood, **VARIANTS["nvae"]), make_batch(likelihood, n=500)
+    model = make_model(likelihood=likelihood, decoder="network", **VARIANTS["nvae"])
+    batch = make_batch(likelihood, n=500)
     model.fit_output_bias(make_moments(batch))
     torch.nn.init.zeros_(model.decoder.head[-1].weight)  # nothing but the bias is left
     library = None if batch.library is None else torch.ones(1, dtype=torch.float64)

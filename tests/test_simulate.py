@@ -504,6 +504,26 @@ def test_images_that_are_not_there(classes: dict[str, int]) -> None:
         simulate_images(digits_settings(classes=classes))
 
 
+def test_images_of_one_original_differ_by_what_is_planted_alone() -> None:
+    same = {"classes": {"0": 6, "1": 5}, "n_originals": 1}
+    still, _ = simulate_images(digits_settings(**same))
+    pixels, names = np.asarray(still.X), [name.split(".")[0] for name in still.obs_names]
+    assert (pixels[:6] == pixels[0]).all() and (pixels[6:] == pixels[6]).all() and (pixels[0] != pixels[6]).any()
+    assert still.obs_names.is_unique and len(set(names)) == 2
+    slant = {"name": "slant", "kind": "shared", "what": "slant", "activity": "uniform", "amount": 0.3}
+    moved, truth = simulate_images(digits_settings(slant, **same))
+    assert len(np.unique(np.asarray(moved.X)[:6], axis=0)) == 6
+    assert list(truth.obs_names) == list(moved.obs_names)
+
+
+def test_originals_take_turns_and_are_no_more_than_the_images() -> None:
+    data, _ = simulate_images(digits_settings(classes={"3": 7, "4": 2}, n_originals=3))
+    times = np.unique(np.asarray(data.X)[:7], axis=0, return_counts=True)[1]
+    assert sorted(times) == [2, 2, 3]
+    many, few = (simulate_images(digits_settings(classes={"3": 2, "4": 1}, n_originals=n))[0] for n in (1000, None))
+    np.testing.assert_array_equal(many.X, few.X)
+
+
 def test_no_source_is_told_apart_from_an_empty_one() -> None:
     with pytest.raises(UserError, match="give either `builtin` or `paths`"):
         simulate_counts(counts_settings())

@@ -310,7 +310,7 @@ def test_samples_without_a_label_teach_the_classifier() -> None:
     for seed in (1, 2):
         prepared = hidden_labels(prepared_clusters(seed), 0.9, seed)
         for unlabeled, n_epochs in (("use", 60), ("ignore", 300)):  # epochs of the latter are a tenth as long
-            settings = fit_settings(n_epochs, n_shared=1, n_private=1, hidden=[32])
+            settings = fit_settings(n_epochs, n_shared=1, n_private=1, hidden=[32], beta_private=1)
             settings = settings.with_training(unlabeled=unlabeled, learning_rate=3e-3)
             embedded = embed_data(prepared, train_model(prepared, settings, seed), NO_UMAP)
             test = embedded.obs[embedded.obs["split"] == "test"]

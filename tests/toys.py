@@ -88,8 +88,9 @@ PREPARED = {"features": prepared_features, "counts": prepared_counts, "images": 
 
 
 def fit_settings(max_epochs: int = 3, **model: object) -> FitSettings:
-    """A small model; few epochs unless told otherwise."""
-    values = {"hidden": [16], **model}
+    """A small model with K = 2 where it has private dims; few epochs unless told otherwise."""
+    private = {"n_private": 2} if model.get("variant", "nvae") in ("nvae", "per_class") else {}
+    values = {"hidden": [16], **private, **model}
     return FitSettings.model_validate({"model": values, "training": {"max_epochs": max_epochs, "batch_size": 64}})
 
 

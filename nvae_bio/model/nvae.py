@@ -305,6 +305,7 @@ def build_nvae(
     n_outputs, is_linear = likelihood_part.n_outputs, settings.has_linear_decoder(likelihood)
     trunks = [make_trunk(backbone, n_features, shape, hidden, channels) for _ in range(2)]
     linear = FirstLayer(n_features, n_shared + n_blocks * n_private, is_empty=True) if is_linear else None
+    head = None if is_linear else make_head(backbone, n_outputs, shape, hidden, channels)
 
     def effect(on: int, *, told: bool) -> CovariateEffect | None:
         if not told or covariates is None or not (covariates.shares or covariates.n_continuous):
@@ -314,9 +315,9 @@ def build_nvae(
     def decoder() -> Decoder | LinearDecoder:
         on, bound = (n_outputs, FIRST_LOADING) if is_linear else (width, None)
         composition = Composition(n_shared, n_blocks, n_private, on, effect(on, told=decoded), bound)
-        if is_linear:
+        if head is None:
             return LinearDecoder(composition, n_outputs)
-        return Decoder(composition, make_head(backbone, n_outputs, shape, hidden, channels), n_outputs)
+        return Decoder(composition, head, n_outputs)
 
     both, decoded = settings.covariates == "both", settings.covariates != "none"
     return NVAE(
