@@ -44,10 +44,10 @@ class ModelSettings(Settings):
         1, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
     )
     beta_private: float = Field(
-        0.5,
+        0.75,
         gt=0,
         description="β_c of eq. 7, weight of the private KL; above 0. At 1 a private factor may lie in a shared dim "
-        "that S has to spare; docs/studies/planted.md",
+        "that S has to spare, at 0.5 or less a shared one in the blocks of all classes",
     )
     private_kl: Literal["all", "own"] = Field(
         "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
@@ -98,6 +98,18 @@ class ModelSettings(Settings):
         description="`linear`: a class's intercept plus loadings times z, and a part of the posterior's mean is linear "
         "in the counts, which are standardised gene by gene; `network`: the encoder's layers mirrored; default by "
         "kind: linear for counts, network for images and features",
+    )
+    loading_sd: float = Field(
+        0.2,
+        gt=0,
+        description="standard deviation of the prior of a linear decoder's loadings (log rate of counts a unit of z); "
+        "above 0, large for none",
+    )
+    intercept_sd: float = Field(
+        2.0,
+        gt=0,
+        description="the same of the classes' intercepts (log rate): less draws classes together, and leaves more of "
+        "what differs between them to z_s",
     )
     backbone: Literal["mlp", "conv"] = Field("mlp", description="networks; `conv` for images of 8×8 to 96×96 pixels")
     hidden: tuple[Width, ...] = Field(

@@ -52,6 +52,21 @@ class Composition(nn.Module):
         return hidden if self.effect is None else hidden + self.effect(covariates)
 
 
+def log_prior(
+    shared_weight: Tensor, class_weight: Tensor, class_bias: Tensor, loading_sd: float, intercept_sd: float
+) -> Tensor:
+    """log of N(0, loading_sd²) at the loadings and of N(0, intercept_sd²) at the intercepts, but for constants, (…,).
+
+    Args:
+        shared_weight: (…, S, outputs).
+        class_weight: (…, C, K, outputs).
+        class_bias: (…, C, outputs).
+        loading_sd, intercept_sd: in units of the outputs.
+    """
+    loadings = shared_weight.square().sum((-1, -2)) + class_weight.square().sum((-1, -2, -3))
+    return -(loadings / loading_sd**2 + class_bias.square().sum((-1, -2)) / intercept_sd**2) / 2
+
+
 class Decoder(nn.Module):
     """p(x | y, z)'s outputs: composition, then a head that mirrors the encoder's trunk.
 

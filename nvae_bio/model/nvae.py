@@ -17,7 +17,7 @@ from nvae_bio.config import ModelSettings
 from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.model.backbones import ImageShape, make_head, make_trunk
 from nvae_bio.model.covariates import CovariateEffect, CovariateForm
-from nvae_bio.model.decoders import FIRST_LOADING, Composition, Decoder, LinearDecoder
+from nvae_bio.model.decoders import FIRST_LOADING, Composition, Decoder, LinearDecoder, log_prior
 from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.model.kernels import is_fused
 from nvae_bio.model.likelihoods import CountLikelihood, Likelihood, make_likelihood
@@ -256,6 +256,16 @@ class NVAE(nn.Module):
         outputs = self.decoder(shared, own, self.block(label), covariates)
         group = covariates.level[..., 0] if covariates is not None and covariates.level.shape[-1] else None
         return self.likelihood(outputs, library, group)  # type: ignore[no-any-return]
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the decoder's weights have a prior: a linear one of counts."""
+        return isinstance(self.decoder, LinearDecoder) and isinstance(self.likelihood, CountLikelihood)
+
+    def log_prior(self, settings: ModelSettings) -> Tensor:
+        """That of the decoder's weights, nats but for a constant, ()."""
+        of = self.decoder.composition
+        return log_prior(of.shared_weight, of.class_weight, of.class_bias, settings.loading_sd, settings.intercept_sd)
 
     @torch.no_grad()
     def fit_output_bias(self, moments: FeatureMoments) -> None:

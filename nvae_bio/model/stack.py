@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from nvae_bio.config import ModelSettings
 from nvae_bio.data.batch import Covariates
+from nvae_bio.model.decoders import log_prior
 from nvae_bio.model.likelihoods import Likelihood
 from nvae_bio.model.nvae import NVAE, Pass
 
@@ -35,6 +37,7 @@ class Stack(nn.Module):
         self.weights = nn.ParameterList(
             [nn.Parameter(state[name].detach(), requires_grad=name in weights) for name in self.names]
         )
+        self.has_prior = models[0].has_prior
         self._form = [deepcopy(models[0]).to("meta")]  # in a list: its parameters are not this module's
 
     def __len__(self) -> int:
@@ -55,6 +58,13 @@ class Stack(nn.Module):
 
         told = () if covariates is None else (covariates,)  # vmap maps no None
         return vmap(one)(dict(zip(self.names, self.weights, strict=True)), inputs, label, noise, *told)
+
+    def log_prior(self, settings: ModelSettings) -> Tensor:
+        """What `NVAE.log_prior` gives for each model, (R,)."""
+        weights = dict(zip(self.names, self.weights, strict=True))
+        names = ("shared_weight", "class_weight", "class_bias")
+        of = (weights[f"decoder.composition.{name}"] for name in names)
+        return log_prior(*of, settings.loading_sd, settings.intercept_sd)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """A copy of the state of one model, as its `state_dict` has it."""
