@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from anndata import AnnData
+from torch.distributions import Normal
 
 from nvae_bio import embed_data, train_model
 from nvae_bio.config import LIKELIHOODS, ModelSettings, RunSettings, check_model_fits
 from nvae_bio.data.samples import to_samples
 from nvae_bio.embed import encode
-from nvae_bio.model import ClassSums, FeatureMoments
+from nvae_bio.model import ClassSums, FeatureMoments, Stack
 from nvae_bio.model.decoders import Decoder, LinearDecoder
 from nvae_bio.model.likelihoods import PRIOR_COUNTS
 from nvae_bio.train.moments import feature_moments
@@ -143,6 +144,38 @@ def test_a_gene_of_few_counts_starts_near_the_mean_of_all_and_an_empty_class_at_
     )
     expected = np.log([(2 + PRIOR_COUNTS) / (1 + PRIOR_COUNTS), PRIOR_COUNTS / (1 + PRIOR_COUNTS)])
     np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=1e-6)
+
+
+# --- prior -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_prior_of_the_weights_is_gaussian_and_that_of_a_stack_is_of_each_model() -> None:
+    settings = ModelSettings(loading_sd=0.3, intercept_sd=1.7)
+    models = [randomize(make_model(likelihood="poisson", n_shared=3, n_private=2), seed) for seed in (1, 2)]
+    expected = []
+    for model in models:
+        of, zeros = model.decoder.composition, torch.zeros(()).double()
+        loadings, intercepts = Normal(zeros, 0.3), Normal(zeros, 1.7)
+        found = [(part, loadings) for part in (of.shared_weight, of.class_weight)] + [(of.class_bias, intercepts)]
+        expected.append(sum((prior.log_prob(part) - prior.log_prob(zeros)).sum() for part, prior in found))
+        torch.testing.assert_close(model.log_prior(settings), expected[-1])
+    torch.testing.assert_close(Stack(models).log_prior(settings), torch.stack(expected))
+    assert models[0].has_prior and Stack(models).has_prior
+
+
+@pytest.mark.parametrize(("likelihood", "decoder"), [("poisson", "network"), ("gaussian", "linear")])
+def test_a_network_and_outputs_that_are_no_log_rates_have_no_prior(likelihood: str, decoder: str) -> None:
+    assert not make_model(likelihood=likelihood, decoder=decoder).has_prior
+
+
+def test_a_narrow_prior_holds_the_weights_and_a_wide_one_does_not() -> None:
+    sizes = []
+    for sd in (0.01, 100.0):
+        settings = fit_settings(20, loading_sd=sd, intercept_sd=sd).with_training(learning_rate=1e-2)
+        of = train_model(prepared_counts(), settings).network.decoder.composition
+        sizes.append([part.detach().abs().mean().item() for part in (of.shared_weight, of.class_bias)])
+    for narrow, wide in zip(*sizes, strict=True):
+        assert narrow < wide / 3
 
 
 # --- gain ------------------------------------------------------------------------------------------------------------

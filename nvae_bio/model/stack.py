@@ -16,6 +16,7 @@ from nvae_bio.model.likelihoods import Likelihood
 from nvae_bio.model.nvae import NVAE, Pass
 
 LIKELIHOOD = "likelihood."
+WITH_PRIOR = ("shared_weight", "class_weight", "class_bias")
 
 
 class Stack(nn.Module):
@@ -62,9 +63,8 @@ class Stack(nn.Module):
     def log_prior(self, settings: ModelSettings) -> Tensor:
         """What `NVAE.log_prior` gives for each model, (R,)."""
         weights = dict(zip(self.names, self.weights, strict=True))
-        names = ("shared_weight", "class_weight", "class_bias")
-        of = (weights[f"decoder.composition.{name}"] for name in names)
-        return log_prior(*of, settings.loading_sd, settings.intercept_sd)
+        shared, private, bias = (weights[f"decoder.composition.{name}"] for name in WITH_PRIOR)
+        return log_prior(shared, private, bias, settings.loading_sd, settings.intercept_sd)
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """A copy of the state of one model, as its `state_dict` has it."""

@@ -134,9 +134,10 @@ def fit(
     """Maximise the objective with Adam for each model; yields after each epoch, leaves the best weights in the models.
 
     That of a step is the mean of eq. 7 over its labelled samples and of U(x) over its unlabelled ones, less the penalty
-    on z_s, and its share of the log prior of a linear decoder's weights. The KL weight warms up over the first `warmup_share` of all steps and is exactly 1 from then on; only epochs
-    after it can be the best, and only they count for early stopping. Several models are trained as a stack, each with
-    its own batches and draws, to what it would be alone but for rounding; one that stops early leaves the stack.
+    on z_s, and a sample's share of the log prior of a linear decoder's weights. The KL weight warms up over the first
+    `warmup_share` of all steps and is exactly 1 from then on; only epochs after it can be the best, and only they count
+    for early stopping. Several models are trained as a stack, each with its own batches and draws, to what it would be
+    alone but for rounding; one that stops early leaves the stack.
 
     Args:
         models: of one form, on the device to train on; changed in place.
