@@ -171,7 +171,7 @@ def test_a_network_and_outputs_that_are_no_log_rates_have_no_prior(likelihood: s
 def test_a_narrow_prior_holds_the_weights_and_a_wide_one_does_not() -> None:
     sizes = []
     for sd in (0.01, 100.0):
-        settings = fit_settings(20, loading_sd=sd, intercept_sd=sd).with_training(learning_rate=1e-2)
+        settings = fit_settings(60, loading_sd=sd, intercept_sd=sd).with_training(learning_rate=1e-2)
         of = train_model(prepared_counts(), settings).network.decoder.composition
         sizes.append([part.detach().abs().mean().item() for part in (of.shared_weight, of.class_bias)])
     for narrow, wide in zip(*sizes, strict=True):
