@@ -70,14 +70,13 @@ class Treated:
     @property
     def held_out(self) -> list[str]:
         """Classes with treated samples, of which none is trained on, but controls are."""
-        found = []
-        for name in self.classes:
-            of_class = self.label == name
-            both = self.known & of_class
-            trained = self.is_treated[self.train & of_class]
-            if self.is_treated[both].any() and not trained.any() and len(trained):
-                found.append(name)
-        return found
+        trained = {name: self.is_treated[self.train & (self.label == name)] for name in self.with_both}
+        return [name for name, treated in trained.items() if len(treated) and not treated.any()]
+
+    @property
+    def with_both(self) -> list[str]:
+        """Classes with treated samples and controls."""
+        return [name for name in self.classes if self.has_both(self.known & (self.label == name))]
 
     def has_both(self, rows: np.ndarray) -> bool:
         """Whether some of these samples are treated and some are not."""

@@ -8,8 +8,10 @@ own library. What is foretold is the log fold change between these two; that the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -52,6 +54,52 @@ def r_squared(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
 
 
+def squared_correlation(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Squared Pearson correlation; 0 where nothing is foretold to change."""
+    return float(np.corrcoef(truth, predicted)[0, 1] ** 2) if predicted.std() > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Counts of each class, treated and control.
+
+    Attributes:
+        treated: which sample is which.
+        counts: (n, G).
+        library: (n,).
+    """
+
+    treated: Treated
+    counts: np.ndarray
+    library: np.ndarray
+
+    @classmethod
+    def of(cls, adata: AnnData, settings: ConditionSettings) -> Observed:
+        """Of prepared or embedded counts."""
+        counts = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
+        library = adata.obs[schema.LIBRARY].to_numpy(dtype=float)
+        return cls(Treated.of(adata, settings), np.asarray(counts, dtype=float), library)
+
+    def rows(self, name: str, *, is_treated: bool) -> np.ndarray:
+        """Rows of a class in one condition, whatever their split, (m,)."""
+        of_class = self.treated.known & (self.treated.label == name)
+        return np.flatnonzero(of_class & (self.treated.is_treated == is_treated))
+
+    def mean(self, name: str, *, is_treated: bool) -> np.ndarray:
+        """Mean expression, (G,), as `log_mean` has it."""
+        rows = self.rows(name, is_treated=is_treated)
+        return log_mean(self.counts[rows], self.library[rows])
+
+    def change(self, name: str) -> np.ndarray:
+        """Log fold change from control to treated, (G,)."""
+        return self.mean(name, is_treated=True) - self.mean(name, is_treated=False)
+
+    def shift(self, name: str, shared: np.ndarray) -> np.ndarray:
+        """Mean z_s of treated − that of control, (S,)."""
+        means = [shared[self.rows(name, is_treated=is_treated)].mean(0) for is_treated in (True, False)]
+        return np.asarray(means[0] - means[1])
+
+
 def response_scores(
     adata: AnnData, settings: ConditionSettings, shared: np.ndarray, expected: Expected
 ) -> dict[str, float]:
@@ -71,46 +119,28 @@ def response_scores(
     Raises:
         UserError: no class is held out, or no other class has both conditions.
     """
-    treated = Treated.of(adata, settings)
-    if not treated.held_out:
-        raise UserError("condition: every class with both conditions trains on treated samples; set hold_out of the data")
-    library = adata.obs[schema.LIBRARY].to_numpy(dtype=float)
-    counts = np.asarray(adata.X.toarray() if sparse.issparse(adata.X) else adata.X, dtype=float)
-    others = [name for name in treated.classes if name not in treated.held_out]
-    others = [name for name in others if treated.has_both(treated.known & (treated.label == name))]
+    seen = Observed.of(adata, settings)
+    held_out = seen.treated.held_out
+    if not held_out:
+        raise UserError("condition: no class is without treated training samples; set hold_out of the data set")
+    others = [name for name in seen.treated.with_both if name not in held_out]
     if not others:
-        raise UserError("condition: no other class has both conditions, to take the response from; allowed: at least one")
-
-    def rows_of(name: str, *, is_treated: bool) -> np.ndarray:
-        return np.flatnonzero(treated.known & (treated.label == name) & (treated.is_treated == is_treated))
-
-    def observed(name: str, *, is_treated: bool) -> np.ndarray:
-        rows = rows_of(name, is_treated=is_treated)
-        return log_mean(counts[rows], library[rows])
-
-    def change(name: str) -> np.ndarray:
-        return observed(name, is_treated=True) - observed(name, is_treated=False)
-
-    shifts = [
-        shared[rows_of(name, is_treated=True)].mean(0) - shared[rows_of(name, is_treated=False)].mean(0)
-        for name in others
-    ]
-    plain, scores = np.mean([change(name) for name in others], axis=0), {}
-    for name in treated.held_out:
-        rows, truth = rows_of(name, is_treated=False), change(name)
-        before, after = (
-            log_mean(expected(shared[rows] + shift, rows), library[rows]) for shift in (0.0, np.mean(shifts, axis=0))
-        )
+        raise UserError("condition: no other class has both conditions, to take the response from; allowed: at least 1")
+    shift = np.mean([seen.shift(name, shared) for name in others], axis=0)
+    plain = np.mean([seen.change(name) for name in others], axis=0)
+    scores: dict[str, float] = {}
+    for name in held_out:
+        rows, truth = seen.rows(name, is_treated=False), seen.change(name)
+        before, after = (log_mean(expected(z, rows), seen.library[rows]) for z in (shared[rows], shared[rows] + shift))
         scores |= {
             f"r2_lfc_heldout[{name}]": r_squared(truth, after - before),
-            f"r2_lfc_heldout_pearson[{name}]": float(np.corrcoef(truth, after - before)[0, 1] ** 2),
+            f"r2_lfc_heldout_pearson[{name}]": squared_correlation(truth, after - before),
             f"r2_lfc_mean[{name}]": r_squared(truth, plain),
-            f"r2_mean_heldout[{name}]": r_squared(observed(name, is_treated=True), after),
+            f"r2_mean_heldout[{name}]": r_squared(seen.mean(name, is_treated=True), after),
         }
     return scores
 
 
-@torch.no_grad()
 def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
     """The decoder of a model, for samples that it has embedded: own block and covariates are their own.
 
@@ -127,7 +157,7 @@ def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
     trained.check_data(embedded)
     network, told = trained.network, trained.card.covariates
     own_block = embedded.obsm.get(schema.SPECIFIC, np.zeros((embedded.n_obs, network.n_private)))
-    label = embedded.obs[schema.LABEL].astype(str).map(trained.card.classes.index).to_numpy(dtype=np.int64)
+    label = pd.Categorical(embedded.obs[schema.LABEL].astype(object), categories=trained.card.classes).codes
     size = sizes_of(embedded.obs, trained.card.settings.model.size).to_numpy(dtype=np.float32)
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -137,7 +167,7 @@ def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
     def expected(shared: np.ndarray, rows: np.ndarray) -> np.ndarray:
         covariates = told.read(embedded.obs.iloc[rows]) if told else None
         decoded = network.decode(
-            tensor(shared), tensor(own_block[rows]), torch.from_numpy(label[rows]), tensor(size[rows]), covariates
+            tensor(shared), tensor(own_block[rows]), torch.from_numpy(label[rows].astype(np.int64)), tensor(size[rows]), covariates
         )
         return decoded.mean.numpy().astype(float)
 
