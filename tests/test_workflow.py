@@ -126,7 +126,7 @@ def test_the_base_of_every_variant_is_one_that_can_be_trained(tmp_path: Path) ->
     config = ROOT / "config" / "studies" / "kang.yaml"
     with_inputs(config, tmp_path)
     targets = [f"results/kang.{variant}/null/base.safetensors" for variant in ("nvae-default", "cvae", "vae")]
-    printed = dry_run(config, tmp_path, *targets, "--printshellcmds").stdout
+    printed = dry_run(config, tmp_path, "--printshellcmds", "--", *targets).stdout
     given = re.findall(r"nvae_bio train .*?--settings '(.*?)'", printed, re.DOTALL)
     assert len(given) == 3
     assert all(load_settings(text, FitSettings).model.n_private == 0 for text in given)
