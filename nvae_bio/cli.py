@@ -289,7 +289,7 @@ def evaluate(
     from nvae_bio.evaluate import evaluate as run
 
     if len(weights) != len(card):
-        raise UserError(f"--weights: given {len(weights)} times, --card {len(card)} times; give both once for each seed")
+        raise UserError(f"--weights: given {len(weights)} times, --card {len(card)} times; give both once a seed")
     files = ScoredRun(embedded, report, truth, list(zip(weights, card, strict=True)))
     condition = None if settings is None else load_settings(settings, ConditionSettings)
     run(kind, files, output, condition, dataset, variant)

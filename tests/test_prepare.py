@@ -334,7 +334,9 @@ def test_held_out_samples_change_nothing_that_is_fitted() -> None:
 
 def test_held_out_samples_of_donors_are_of_the_fold_that_is_tested() -> None:
     options = settings(
-        donor_key="person", split={"by": "donor", "n_folds": 3, "test_fold": 1}, hold_out={"cell_type": "type 0", "person": "donor 1"}
+        donor_key="person",
+        split={"by": "donor", "n_folds": 3, "test_fold": 1},
+        hold_out={"cell_type": "type 0", "person": "donor 1"},
     )
     prepared = prepare_data(options, toy_counts())
     held = ((prepared.obs["label"] == "type 0") & (prepared.obs["donor"] == "donor 1")).to_numpy()
@@ -351,7 +353,7 @@ def test_held_out_samples_of_donors_are_of_the_fold_that_is_tested() -> None:
             {"cell_type": "type 1", "only_a": "yes"},
             "hold_out: no sample has all of cell_type 'type 1', only_a 'yes'; allowed: at least 1",
         ),
-        ({"all": "one"}, "hold_out: all samples have all 'one'; allowed: some that have not, to train on"),
+        ({"all": "one"}, "hold_out: all samples have all 'one'; allowed: some without, to train on"),
         ({"cell_type": "type 1"}, "split: class 'type 1' has no training samples"),
     ],
 )

@@ -149,8 +149,8 @@ def gene_set_scores(
         is_known = np.isin(genes, known)
         if is_known.all() or not is_known.any():
             raise UserError(
-                f"condition.gene_sets.{name}: {int(is_known.sum())} of the data's {len(genes)} genes are in it; allowed: "
-                "at least 1, and not all"
+                f"condition.gene_sets.{name}: {int(is_known.sum())} of the data's {len(genes)} genes are in it; "
+                "allowed: at least 1, and not all"
             )
         yield f"{name}_auroc", float(roc_auc_score(is_known, effect))
         yield f"{name}_top{N_TOP}", float(is_known[np.argsort(-effect, kind="stable")[:N_TOP]].mean())
@@ -173,8 +173,8 @@ def condition_scores(
         effects: of each dim of `shared` on each gene, (G, S); None without.
 
     Returns:
-        condition_auroc_shared[CLASS], condition_auroc_private[CLASS], NAME_auroc and NAME_top20 of each gene set, as far
-        as there is what they need.
+        condition_auroc_shared[CLASS], condition_auroc_private[CLASS], NAME_auroc and NAME_top20 of each gene set, as
+        far as there is what they need.
 
     Raises:
         UserError: as `Treated.of` and `gene_set_scores`; or no training samples of both conditions in any class.

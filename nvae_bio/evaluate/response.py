@@ -42,7 +42,7 @@ def log_mean(counts: np.ndarray, library: np.ndarray) -> np.ndarray:
     >>> log_mean(np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([10.0, 20.0])).round(3).tolist()
     [6.909, 0.0]
     """
-    return np.log1p(SCALE * counts.sum(0) / library.sum())
+    return np.asarray(np.log1p(SCALE * counts.sum(0) / library.sum()))
 
 
 def r_squared(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -92,7 +92,7 @@ class Observed:
 
     def change(self, name: str) -> np.ndarray:
         """Log fold change from control to treated, (G,)."""
-        return self.mean(name, is_treated=True) - self.mean(name, is_treated=False)
+        return np.asarray(self.mean(name, is_treated=True) - self.mean(name, is_treated=False))
 
     def shift(self, name: str, shared: np.ndarray) -> np.ndarray:
         """Mean z_s of treated − that of control, (S,)."""
@@ -151,13 +151,14 @@ def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
         raise UserError("the model was trained on other data than those that were embedded")
     if int(embedded.uns[schema.MODEL]["seed"]) != trained.card.seed:
         raise UserError(
-            f"the model has seed {trained.card.seed}, the embedded data {embedded.uns[schema.MODEL]['seed']}; give them "
-            "in the same order"
+            f"the model has seed {trained.card.seed}, the embedded data {embedded.uns[schema.MODEL]['seed']}; "
+            "give them in the same order"
         )
     trained.check_data(embedded)
     network, told = trained.network, trained.card.covariates
     own_block = embedded.obsm.get(schema.SPECIFIC, np.zeros((embedded.n_obs, network.n_private)))
-    label = pd.Categorical(embedded.obs[schema.LABEL].astype(object), categories=trained.card.classes).codes
+    codes = pd.Categorical(embedded.obs[schema.LABEL].astype(object), categories=trained.card.classes).codes
+    label = torch.from_numpy(codes.astype(np.int64))
     size = sizes_of(embedded.obs, trained.card.settings.model.size).to_numpy(dtype=np.float32)
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -166,9 +167,7 @@ def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
     @torch.no_grad()
     def expected(shared: np.ndarray, rows: np.ndarray) -> np.ndarray:
         covariates = told.read(embedded.obs.iloc[rows]) if told else None
-        decoded = network.decode(
-            tensor(shared), tensor(own_block[rows]), torch.from_numpy(label[rows].astype(np.int64)), tensor(size[rows]), covariates
-        )
+        decoded = network.decode(tensor(shared), tensor(own_block[rows]), label[rows], tensor(size[rows]), covariates)
         return decoded.mean.numpy().astype(float)
 
     return expected

@@ -83,7 +83,7 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, 
             "response of classes held out; give one of both"
         )
     if run.models and len(run.models) != len(run.embedded):
-        raise UserError(f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; give one for each")
+        raise UserError(f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; give one each")
     scores, report = {}, None if run.report is None else read_report(run.report)
     for place, path in enumerate(run.embedded):
         adata = read_embedded(path)

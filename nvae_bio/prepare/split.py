@@ -51,7 +51,7 @@ def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str], where: str) -
     if values and not held.any():
         raise UserError(f"{where}: hold_out: no sample has all of {_said(values)}; allowed: at least 1")
     if values and held.all():
-        raise UserError(f"{where}: hold_out: all samples have {_said(values)}; allowed: some that have not, to train on")
+        raise UserError(f"{where}: hold_out: all samples have {_said(values)}; allowed: some without, to train on")
     return held
 
 
