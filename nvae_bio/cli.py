@@ -12,6 +12,8 @@ import click
 
 import nvae_bio
 from nvae_bio.config import (
+    Baseline,
+    ConditionSettings,
     EmbeddingSettings,
     FitSettings,
     GenerationSettings,
@@ -48,7 +50,8 @@ def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
     The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model,
-    simulate makes data of which the truth is known, evaluate scores a run against it, and study gathers the scores.
+    simulate makes data of which the truth is known, evaluate scores a run, baseline other methods beside it, and study
+    gathers the scores.
     """
 
 
@@ -246,33 +249,83 @@ def plot(
     run(output, data, history, report, embedded, samples, traversals)
 
 
+DATASET = click.option("--dataset", default="data", show_default=True, help="what the table calls the data set")
+VARIANT = click.option("--variant", default="model", show_default=True, help="what the table calls the model")
+
+
 @cli.command()
-@click.option("--kind", type=click.Choice(["planted"]), required=True, help="what is scored")
-@file_option("--report", "factor report (.h5ad)")
+@click.option("--kind", type=click.Choice(["planted", "condition"]), required=True, help="what is scored")
 @file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
-@file_option("--truth", "what is planted in the data (.h5ad)", required=False)
+@file_option("--report", "factor report (.h5ad)", required=False)
+@file_option("--truth", "planted: what is planted in the data (.h5ad)", required=False)
+@file_option("--weights", "condition, held-out response: weights; once for each seed", required=False, multiple=True)
+@file_option("--card", "condition, held-out response: card of the model", required=False, multiple=True)
+@click.option("--settings", default=None, help="`study.condition` of a config: JSON text or a YAML file")
 @file_option("--output", "scores to write (.csv)")
-@click.option("--dataset", default="data", show_default=True, help="what the table calls the data set")
-@click.option("--variant", default="model", show_default=True, help="what the table calls the model")
+@DATASET
+@VARIANT
 def evaluate(
     kind: str,
-    report: Path,
     embedded: tuple[Path, ...],
+    report: Path | None,
     truth: Path | None,
+    weights: tuple[Path, ...],
+    card: tuple[Path, ...],
+    settings: str | None,
     output: Path,
     dataset: str,
     variant: str,
 ) -> None:
-    """Score a run whose answer is known.
+    """Score a run: against what was planted, or where it keeps a condition.
+
+    \b
+    Examples:
+      nvae-bio evaluate --kind planted --report factors.h5ad --embedded 0/embedded.h5ad --truth mine.truth.h5ad \\
+          --output scores.csv
+      nvae-bio evaluate --kind condition --embedded 0/embedded.h5ad --weights 0/model.safetensors --card 0/model.json \\
+          --settings '{"control": "ctrl", "treated": "stim"}' --output scores.csv
+    """
+    from nvae_bio.evaluate import ScoredRun
+    from nvae_bio.evaluate import evaluate as run
+
+    if len(weights) != len(card):
+        raise UserError(f"--weights: given {len(weights)} times, --card {len(card)} times; give both once a seed")
+    files = ScoredRun(embedded, report, truth, list(zip(weights, card, strict=True)))
+    condition = None if settings is None else load_settings(settings, ConditionSettings)
+    run(kind, files, output, condition, dataset, variant)
+
+
+@cli.command()
+@click.option("--method", type=click.Choice(get_args(Baseline)), required=True, help="what is fitted")
+@file_option("--data", "prepared counts (.h5ad)")
+@click.option("--n-latent", type=click.IntRange(1), required=True, help="dims of its latent")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=(0,), show_default=True, multiple=True, help="random seed"
+)
+@click.option("--settings", required=True, help="`study.condition` of a config: JSON text or a YAML file")
+@file_option("--output", "scores to write (.csv)")
+@DATASET
+@VARIANT
+def baseline(
+    method: Baseline,
+    data: Path,
+    n_latent: int,
+    seed: tuple[int, ...],
+    settings: str,
+    output: Path,
+    dataset: str,
+    variant: str,
+) -> None:
+    """Fit another method on the training samples and score it as a model is scored.
 
     \b
     Example:
-      nvae-bio evaluate --kind planted --report factors.h5ad --embedded 0/embedded.h5ad --truth mine.truth.h5ad \\
-          --output scores.csv
+      nvae-bio baseline --method pca --data cells.h5ad --n-latent 10 --output scores.csv \\
+          --settings '{"control": "ctrl", "treated": "stim"}'
     """
-    from nvae_bio.evaluate import evaluate as run
+    from nvae_bio.evaluate import baseline as run
 
-    run(kind, report, embedded, truth, output, dataset, variant)
+    run(method, data, seed, n_latent, output, load_settings(settings, ConditionSettings), (dataset, variant))
 
 
 @cli.command()

@@ -16,7 +16,9 @@ from nvae_bio.cli import cli, main
 from nvae_bio.data.files import write_anndata
 from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trained
 
-COMMANDS = ["prepare", "train", "embed", "null", "factors", "generate", "plot", "simulate", "evaluate", "study"]
+COMMANDS = [
+    *("prepare", "train", "embed", "null", "factors", "generate", "plot", "simulate", "evaluate", "baseline", "study")
+]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
 IMAGES = ["--weights", "im.safetensors", "--card", "im.json"]
 FIT = fit_settings().model_dump_json()

@@ -74,7 +74,13 @@ def test_versions_agree() -> None:
     assert citation["license"] == PROJECT["license"]
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "environment.yml"])
+def test_the_environment_of_peers_has_them_and_the_same_pins() -> None:
+    *conda, pip = yaml.safe_load((ROOT / "environment-benchmark.yml").read_text())["dependencies"]
+    peers = [line for name in UNLOCKED for line in PROJECT["optional-dependencies"][name]]
+    assert (conda, pip["pip"]) == (CONDA, [*PIP["pip"], *peers])
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "environment.yml", "environment-benchmark.yml"])
 def test_no_place_of_one_machine(name: str) -> None:
     assert not re.search(r"://|@|file:|--|\+|(^|\s)/", (ROOT / name).read_text().partition("\n")[2])
 

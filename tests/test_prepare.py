@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from nvae_bio.errors import UserError
 from nvae_bio.prepare import prepare, prepare_data
 from nvae_bio.prepare.classes import allot
 from nvae_bio.prepare.record import fingerprint
@@ -293,6 +295,74 @@ def test_the_sources_own_split_is_used_and_completed() -> None:
     assert drawn.value_counts().to_dict() == {"train": 54, "validation": 6, "test": 0}
     assert prepared.obs.loc[prepared.obs["split"] == "validation", "label"].value_counts().tolist() == [2, 2, 2]
     assert prepared.obs["source_split"].tolist() == adata.obs["split"].tolist()
+
+
+HELD_OUT = {"cell_type": "type 1", "treated": "x"}
+
+
+def treated_counts() -> AnnData:
+    adata = toy_counts()
+    adata.obs["treated"] = np.where(np.arange(90) % 2, "x", "y")
+    return adata
+
+
+def test_samples_that_are_held_out_are_tested_and_the_rest_is_split_as_ever() -> None:
+    adata = treated_counts()
+    prepared = prepare_data(settings(hold_out=HELD_OUT), adata)
+    held = ((adata.obs["cell_type"] == "type 1") & (adata.obs["treated"] == "x")).to_numpy()
+    assert held.sum() == 15
+    assert (prepared.obs["split"][held] == "test").all()
+    rest = prepare_data(settings(), adata[~held].copy())
+    assert prepared.obs["split"][~held].tolist() == rest.obs["split"].tolist()
+    assert json.loads(prepared.uns["nvae_data"]["settings"])["hold_out"] == HELD_OUT
+
+
+def test_held_out_samples_change_nothing_that_is_fitted() -> None:
+    adata = treated_counts()
+    held = ((adata.obs["cell_type"] == "type 1") & (adata.obs["treated"] == "x")).to_numpy()
+    counts = dense(adata)
+    counts[held] = np.random.default_rng(5).poisson(20, size=(held.sum(), counts.shape[1]))
+    one, two = (
+        prepare_data(
+            settings(n_top_genes=20, hold_out=HELD_OUT),
+            AnnData(sparse.csr_matrix(x), obs=adata.obs, var=adata.var),
+        )
+        for x in (dense(adata), counts)
+    )
+    assert one.var_names.tolist() == two.var_names.tolist()
+
+
+def test_held_out_samples_of_donors_are_of_the_fold_that_is_tested() -> None:
+    options = settings(
+        donor_key="person",
+        split={"by": "donor", "n_folds": 3, "test_fold": 1},
+        hold_out={"cell_type": "type 0", "person": "donor 1"},
+    )
+    prepared = prepare_data(options, toy_counts())
+    held = ((prepared.obs["label"] == "type 0") & (prepared.obs["donor"] == "donor 1")).to_numpy()
+    assert held.any() and (prepared.obs["split"][held] == "test").all()
+    assert (prepared.obs["split"] == "test").tolist() == (prepared.obs["fold"] == 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "said"),
+    [
+        ({"type": "B"}, "hold_out: no column 'type'; allowed: cell_type, "),
+        ({"cell_type": "B"}, "hold_out.cell_type: no sample has 'B'; allowed: type 0, type 1, type 2"),
+        (
+            {"cell_type": "type 1", "only_a": "yes"},
+            "hold_out: no sample has all of cell_type 'type 1', only_a 'yes'; allowed: at least 1",
+        ),
+        ({"all": "one"}, "hold_out: all samples have all 'one'; allowed: some without, to train on"),
+        ({"cell_type": "type 1"}, "split: class 'type 1' has no training samples"),
+    ],
+)
+def test_samples_that_cannot_be_held_out_end_in_one_line(hold_out: dict[str, str], said: str) -> None:
+    adata = treated_counts()
+    adata.obs["only_a"] = np.where(adata.obs["cell_type"] == "type 0", "yes", "no")
+    adata.obs["all"] = "one"
+    with pytest.raises(UserError, match=re.escape(said)):
+        prepare_data(settings(hold_out=hold_out), adata)
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,36 @@ def make_config(**changes: Any) -> dict[str, Any]:
     return values
 
 
+CONDITION: dict[str, Any] = {
+    "study": {
+        "name": "c",
+        "evaluate": "condition",
+        "condition": {"control": "no", "treated": "yes"},
+        "metrics": {"m": None},
+        "base": {"model": {"n_shared": 7}},
+        "variants": {"nvae-default": {}, "pca": {"baseline": "pca"}},
+        "rows": {
+            "cells": {"variants": {"nvae-default": 2, "pca": [0, 5]}},
+            "without_b": {"title": "cells", "variants": {"nvae-default": 1, "pca": 1}},
+        },
+    },
+    "datasets": {
+        "cells": {"kind": "counts", "paths": "cells.h5ad", "condition_key": "drug"},
+        "without_b": {
+            "kind": "counts", "paths": "cells.h5ad", "condition_key": "drug", "hold_out": {"label": "b", "drug": "yes"}
+        },
+    },
+}  # fmt: skip
+
+
+def make_condition(changes: dict[str, Any], dataset: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The study of a condition with keys of the study, and of its data set `without_b`, changed."""
+    values = copy.deepcopy(CONDITION)
+    values["study"] |= changes
+    values["datasets"]["without_b"] |= dataset or {}
+    return values
+
+
 def make_scores(rows: list[tuple[str, str, int, str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "variant", "seed", "metric", "value"])
 
@@ -122,6 +152,56 @@ def test_a_wrong_study_ends_in_one_line(changes: dict[str, Any], said: str) -> N
     with pytest.raises(UserError) as error:
         parse_settings(make_config(**changes), WorkflowSettings, "here")
     assert str(error.value).startswith(f"here: {said}")
+
+
+def test_a_baseline_is_a_run_of_the_study_that_trains_no_model() -> None:
+    config = WorkflowSettings.model_validate(CONDITION)
+    assert list(config.runs) == ["cells.nvae-default", "without_b.nvae-default"]
+    run = config.study_runs["cells.pca"]
+    assert (run.baseline, run.seeds, run.own_dataset) == ("pca", [0, 5], "cells")
+    assert config.study_runs["cells.nvae-default"].baseline is None
+    assert config.study is not None and config.study.n_latent == 7
+    assert {run.title for run in config.study_runs.values()} == {"cells"}
+    assert {run.row for run in config.study_runs.values()} == {"cells", "without_b"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset", "said"),
+    [
+        ({"condition": None}, {}, "study: condition: needed; it goes with evaluate 'condition'"),
+        ({"evaluate": "planted"}, {}, "study: condition: not read by evaluate 'planted'"),
+        ({"condition": {"control": "x", "treated": "x"}}, {}, "study.condition: control and treated are both 'x'"),
+        ({"variants": {"p": {"baseline": "pac"}}}, {}, "study: variants.p.baseline: 'pac' is not allowed: pca"),
+        ({"variants": {"p": {"baseline": "pca", "model": {}}}}, {}, "study: variants.p.model: a baseline has no keys"),
+        ({"base": {"model": {"variant": "per_class"}}}, {}, "study: variants.pca.baseline: base.model.n_shared, its"),
+        ({}, {"condition_key": None}, "study.rows.without_b: evaluate 'condition' needs datasets.without_b.cond"),
+        ({}, {"kind": "features"}, "study.rows.without_b: baselines and held-out responses are scored on counts alone"),
+        (
+            {"variants": {"nvae-default": {"model": {"variant": "per_class"}}, "pca": {"baseline": "pca"}}},
+            {},
+            "study.rows.without_b.variants.nvae-default: without z_s there is no response",
+        ),
+    ],
+)
+def test_a_wrong_study_of_a_condition_ends_in_one_line(
+    changes: dict[str, Any], dataset: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        parse_settings(make_condition(changes, dataset), WorkflowSettings, "here")
+    assert str(error.value).startswith(f"here: {said}")
+
+
+def test_no_other_study_has_baselines() -> None:
+    with pytest.raises(UserError, match=r"variants\.p\.baseline: evaluate 'planted' has none; allowed: condition"):
+        parse_settings(make_config(variants={"p": {"baseline": "pca"}}), WorkflowSettings, "here")
+
+
+def test_the_variants_of_kang_have_as_many_dims_a_cell_and_the_rows_hold_each_type_out_once() -> None:
+    config = load_config(ROOT / "config" / "studies" / "kang.yaml")
+    default = FitSettings().model
+    assert {run.model.n_latent for run in config.runs.values()} == {default.n_latent}
+    assert config.study is not None and config.study.n_latent == default.n_shared
+    assert len({tuple(dataset.hold_out.items()) for dataset in config.datasets.values()}) == 6
 
 
 def test_a_metric_of_several_parts_is_their_mean_where_there_is_no_plain_one() -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nvae_bio.config import load_config
+from nvae_bio.config import FitSettings, load_config, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
@@ -103,19 +103,33 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     with_inputs(config, tmp_path)
     counts = job_counts(dry_run(config, tmp_path).stdout)
     settings = load_config(config)
-    trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & set(settings.study_runs)}
+    models = {name for name, run in settings.study_runs.items() if run.baseline is None}
+    held_out = {name for name in models if settings.datasets[settings.runs[name].dataset].hold_out}
+    trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & models}
     null = {
         (settings.trained_as[name], kind, part)
-        for name in settings.study_runs
+        for name in models - held_out
         for kind, parts in settings.runs[name].refits.items()
         for part in range(len(parts))
     }
     n_models = sum(len(run.seeds) for run in trained.values())
     assert (counts["train_model"], counts["embed_data"], counts["refit_null"]) == (n_models, n_models, len(null))
-    assert counts["evaluate_run"] == counts["report_factors"] == len(settings.study_runs)
+    assert (counts["evaluate_run"], counts["report_factors"]) == (len(models), len(models - held_out))
+    n_baselines = counts.get("evaluate_baseline", 0) + counts.get("evaluate_peer", 0)
+    assert n_baselines == len(settings.study_runs) - len(models)
     assert counts["prepare_data"] == len({run.dataset for run in trained.values()})
     assert (counts["gather_study"], counts["all"]) == (1, 1)
     assert "plot_figures" not in counts
+
+
+def test_the_base_of_every_variant_is_one_that_can_be_trained(tmp_path: Path) -> None:
+    config = ROOT / "config" / "studies" / "kang.yaml"
+    with_inputs(config, tmp_path)
+    targets = [f"results/kang.{variant}/null/base.safetensors" for variant in ("nvae-default", "cvae", "vae")]
+    printed = dry_run(config, tmp_path, "--printshellcmds", "--", *targets).stdout
+    given = re.findall(r"nvae_bio train .*?--settings '(.*?)'", printed, re.DOTALL)
+    assert len(given) == 3
+    assert all(load_settings(text, FitSettings).model.n_private == 0 for text in given)
 
 
 STUDY = """
@@ -171,7 +185,8 @@ def test_the_rule_graph_is_the_one_that_is_meant() -> None:
 
 def test_every_rule_has_its_environment_log_benchmark_and_resources() -> None:
     for file in (ROOT / "workflow" / "rules").glob("*.smk"):
-        before, *rules = re.split(r"^ *rule(?= \w+:|:)", file.read_text(), flags=re.MULTILINE)
+        own = re.sub(r"^ *use rule .*?(?=^ *rule |\Z)", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+        before, *rules = re.split(r"^ *rule(?= \w+:|:)", own, flags=re.MULTILINE)
         assert rules or file.name == "common.smk"
         for rule in rules:
             for directive in ("    log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime="):

@@ -154,6 +154,8 @@ def _lengths(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
 
 def _as_model(annotation: Any) -> type[BaseModel] | None:
     """The settings that a key holds, alone, listed or named; None of a data set, whose keys have a section already."""
+    if get_origin(annotation) in (Union, UnionType) and len(get_args(annotation)) == 2:  # or null
+        annotation = next(one for one in get_args(annotation) if one is not type(None))
     if get_origin(annotation) in (list, dict):
         annotation = get_args(annotation)[-1]
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)

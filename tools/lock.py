@@ -1,10 +1,11 @@
 """The lock: the exact versions that the tests passed with, read from the environment that runs this file.
 
-    python tools/lock.py            write constraints.txt and environment.yml
+    python tools/lock.py            write constraints.txt, environment.yml and environment-benchmark.yml
     python tools/lock.py --check    exit code 1, and a line a difference, where these files are not up to date
 
 `constraints.txt` has everything that pyproject.toml asks for, extras but `benchmark` included, with all that comes;
-`environment.yml` has the same pins for what the workflow's jobs import, and python and pip from conda-forge.
+`environment.yml` has the same pins for what the workflow's jobs import, and python and pip from conda-forge;
+`environment-benchmark.yml` has the extra `benchmark` besides, for the jobs that run its peers.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ def render_constraints(pins: dict[str, str]) -> str:
     return HEADER + "".join(f"{name}=={pin}\n" for name, pin in pins.items())
 
 
-def render_environment(pins: dict[str, str]) -> str:
-    """Text of environment.yml."""
-    lines = "".join(f"      - {name}=={pin}\n" for name, pin in pins.items())
+def render_environment(pins: dict[str, str], peers: Iterable[str] = (), name: str = "nvae-bio") -> str:
+    """Text of environment.yml, or of one that has peers besides, which bring what the pins leave open."""
+    lines = "".join(f"      - {line}\n" for line in [*(f"{name}=={pin}" for name, pin in pins.items()), *peers])
     return f"""\
-{HEADER}name: nvae-bio
+{HEADER}name: {name}
 channels:
   - conda-forge
   - nodefaults
@@ -99,13 +100,15 @@ dependencies:
 
 
 def render_files(project: dict[str, Any]) -> dict[str, str]:
-    """Name and text of the two files."""
+    """Name and text of the three files."""
     runtime = project["dependencies"]
     extras = project["optional-dependencies"].items()
     locked = [line for name, lines in extras if name not in UNLOCKED for line in lines]
+    pins, peers = closure(runtime), [line for name, lines in extras if name in UNLOCKED for line in lines]
     return {
         "constraints.txt": render_constraints(closure([*runtime, *locked])),
-        "environment.yml": render_environment(closure(runtime)),
+        "environment.yml": render_environment(pins),
+        "environment-benchmark.yml": render_environment(pins, peers, "nvae-bio-benchmark"),
     }
 
 

@@ -49,12 +49,14 @@ from nvae_bio.config.simulations import (
     SimulationSettings,
     Transformation,
 )
-from nvae_bio.config.studies import StudyRow, StudyRun, StudySettings
+from nvae_bio.config.studies import Baseline, ConditionSettings, StudyRow, StudyRun, StudySettings
 from nvae_bio.config.workflow import WorkflowSettings
 
 __all__ = [
     "BUILTINS",
     "LIKELIHOODS",
+    "Baseline",
+    "ConditionSettings",
     "CountsSettings",
     "CountsSimulation",
     "Dataset",

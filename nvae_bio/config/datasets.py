@@ -118,6 +118,11 @@ class DatasetSettings(Settings):
         False, description="make duplicated barcodes and feature names unique by a suffix, instead of refusing them"
     )
     split: SplitSettings = SplitSettings()
+    hold_out: dict[str, str] = Field(
+        {},
+        description="obs column -> value: samples that have all of these neither train nor validate, they are `test`; "
+        "such as the treated cells of one type, to be foretold from the other types",
+    )
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -154,7 +159,7 @@ class DatasetSettings(Settings):
     def obs_keys(self) -> set[str]:
         """All obs columns that are named."""
         keys = [self.label_key, self.batch_key, self.donor_key, self.condition_key, self.split.key]
-        keys += [*self.categorical_covariates, *self.continuous_covariates]
+        keys += [*self.categorical_covariates, *self.continuous_covariates, *self.hold_out]
         return {key for key in keys if key is not None}
 
     @property

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
-from nvae_bio.config.runs import RunSettings
+from nvae_bio.config.runs import ModelSettings, RunSettings
 from nvae_bio.errors import one_line
 
 Overrides = dict[str, Any]
 SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
 OF_ROWS = {"dataset", "seeds"}  # keys of a run that a row sets
+BASELINE = "baseline"  # key of a variant that is no model of ours
+Baseline = Literal["pca", "nmf", "scvi", "scanvi"]
+
+
+class ConditionSettings(Settings):
+    """Two values of a data set's `condition_key`, and what is known to set them apart."""
+
+    control: str = Field(description="value of the untreated samples")
+    treated: str = Field(description="value of the treated samples; samples with any other value are not scored")
+    gene_sets: dict[Name, list[str]] = Field(
+        {}, description="name -> genes known to rise with the treatment; scored as NAME_auroc and NAME_top20"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ConditionSettings:
+        if self.control == self.treated:
+            raise ValueError(f"control and treated are both {self.control!r}; allowed: two values")
+        return self
 
 
 class StudyRow(Settings):
     """A data set with the variants that are trained on it."""
 
     dataset: Name | None = Field(None, description="name of an entry of `datasets`; null: that of the row's own name")
+    title: Name | None = Field(
+        None, description="what the table calls the row; rows of one title are one there; null: the row's own name"
+    )
     variants: dict[Name, PositiveInt | list[Seed]] = Field(
         min_length=1, description="variant -> its seeds: how many, from 0 on, or which"
     )
@@ -37,18 +58,22 @@ class StudyRun:
 
     Attributes:
         name: of the run.
-        row, variant: what it is called in the table.
+        row: of the study.
+        title, variant: what it is called in the table.
         dataset: entry of `datasets` that the row reads.
         seeds: one, of simulation and training, where the data set is simulated; else all seeds of training.
         is_simulated: whether the data set is made anew for each seed.
+        baseline: the method, where it is none of our models.
     """
 
     name: str
     row: str
+    title: str
     variant: str
     dataset: str
     seeds: list[int]
     is_simulated: bool
+    baseline: Baseline | None
 
     @property
     def own_dataset(self) -> str:
@@ -60,9 +85,11 @@ class StudySettings(Settings):
     """Runs of several variants on several data sets, scored and gathered in one table and page."""
 
     name: Name = Field(description="name of the study, and of its files")
-    evaluate: Literal["planted"] = Field(
-        description="what is scored: `planted`, against the truth of the simulations (docs/studies/README.md)"
+    evaluate: Literal["planted", "condition"] = Field(
+        description="what is scored: `planted`, against the truth of the simulations; `condition`, where the models "
+        "keep a condition that they were never told (docs/studies/README.md)"
     )
+    condition: ConditionSettings | None = Field(None, description="what `evaluate: condition` needs to know")
     folder: str = Field(
         "docs/studies", description="where NAME.csv, NAME.md and NAME.png are written; of the page, the marked parts"
     )
@@ -72,12 +99,18 @@ class StudySettings(Settings):
         "`METRIC[...]`, averaged, where there is none of the plain name",
     )
     base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
-    variants: dict[Name, Overrides] = Field(min_length=1, description="variant -> keys of a run that it changes")
+    variants: dict[Name, Overrides] = Field(
+        min_length=1, description="variant -> keys of a run that it changes, or `baseline: pca | nmf | scvi | scanvi`"
+    )
     rows: dict[Name, StudyRow] = Field(min_length=1, description="named rows of the study")
 
     @model_validator(mode="after")
     def _check(self) -> StudySettings:
-        for name in self.variants:
+        if (self.evaluate == "condition") != (self.condition is not None):
+            needed = "needed" if self.condition is None else f"not read by evaluate {self.evaluate!r}"
+            raise ValueError(f"condition: {needed}; it goes with evaluate 'condition'")
+        baselines = [name for name, values in self.variants.items() if BASELINE in values]
+        for name in (name for name in self.variants if name not in baselines):
             settings = self.settings_of(name)
             if given := sorted(OF_ROWS & set(settings)):
                 raise ValueError(f"variants.{name}.{given[0]}: this key is set by the rows")
@@ -85,6 +118,8 @@ class StudySettings(Settings):
                 RunSettings.model_validate(settings | {"dataset": "any"})
             except ValidationError as error:
                 raise ValueError(one_line(error, RunSettings, f"variants.{name}")) from None
+        for name in baselines:
+            self._check_baseline(name)
         for name, row in self.rows.items():
             for variant in row.variants:
                 if variant not in self.variants:
@@ -94,6 +129,27 @@ class StudySettings(Settings):
                 if not row.seeds_of(variant):
                     raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
         return self
+
+    def _check_baseline(self, name: str) -> None:
+        """Refuse a baseline that is none, that sets more, or that has no scores or no dims."""
+        values, allowed = self.variants[name], ", ".join(get_args(Baseline))
+        if values[BASELINE] not in get_args(Baseline):
+            raise ValueError(f"variants.{name}.{BASELINE}: {values[BASELINE]!r} is not allowed: {allowed}")
+        if others := sorted(set(values) - {BASELINE}):
+            raise ValueError(f"variants.{name}.{others[0]}: a baseline has no keys of a run; allowed: {BASELINE}")
+        if self.evaluate != "condition":
+            raise ValueError(f"variants.{name}.{BASELINE}: evaluate {self.evaluate!r} has none; allowed: condition")
+        if not self.n_latent:
+            raise ValueError(f"variants.{name}.{BASELINE}: base.model.n_shared, its dims, is 0; allowed: above 0")
+
+    @property
+    def n_latent(self) -> int:
+        """Dims of a baseline: S of the base."""
+        return ModelSettings.model_validate(self.base.get("model", {})).n_shared
+
+    def baseline_of(self, variant: str) -> Baseline | None:
+        """The method of a variant that is a baseline, None of a model of ours."""
+        return self.variants[variant].get(BASELINE)
 
     def settings_of(self, variant: str) -> Overrides:
         """`base` with the changes of a variant."""
@@ -106,14 +162,13 @@ class StudySettings(Settings):
             simulated: data set -> simulation that it reads, of data sets that read one.
         """
         for row_name, row in self.rows.items():
-            dataset = row.dataset or row_name
+            dataset, title = row.dataset or row_name, row.title or row_name
             for variant in row.variants:
                 seeds, name = row.seeds_of(variant), f"{row_name}.{variant}"
-                if dataset in simulated:
-                    for seed in seeds:
-                        yield StudyRun(f"{name}.{seed}", row_name, variant, dataset, [seed], True)
-                else:
-                    yield StudyRun(name, row_name, variant, dataset, seeds, False)
+                baseline, is_simulated = self.baseline_of(variant), dataset in simulated
+                parts = {f"{name}.{seed}": [seed] for seed in seeds} if is_simulated else {name: seeds}
+                for part, its_seeds in parts.items():
+                    yield StudyRun(part, row_name, title, variant, dataset, its_seeds, is_simulated, baseline)
 
 
 def merged(base: Overrides, changes: Overrides) -> Overrides:
@@ -166,5 +221,6 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
             source, seed = simulated[run.dataset], run.seeds[0]
             simulations[f"{source}.{seed}"] = dict(simulations[source]) | {"seed": seed}
             datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": SIMULATED.format(f"{source}.{seed}")}
-        runs[run.name] = study.settings_of(run.variant) | {"dataset": run.own_dataset, "seeds": run.seeds}
+        if run.baseline is None:
+            runs[run.name] = study.settings_of(run.variant) | {"dataset": run.own_dataset, "seeds": run.seeds}
     return values | {"simulations": simulations, "datasets": datasets, "runs": runs}

@@ -51,7 +51,24 @@ class WorkflowSettings(Settings):
                 )
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
             _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
+        for study_run in self.study_runs.values():
+            self._check_condition(study_run)
         return self
+
+    def _check_condition(self, run: StudyRun) -> None:
+        """Refuse a row whose condition is not named, or whose held-out response cannot be scored."""
+        if self.study is None or self.study.evaluate != "condition":
+            return
+        dataset, where = self.datasets[run.own_dataset], f"study.rows.{run.row}"
+        if dataset.condition_key is None:
+            raise ValueError(f"{where}: evaluate 'condition' needs datasets.{run.dataset}.condition_key")
+        if dataset.kind != "counts" and (run.baseline is not None or dataset.hold_out):
+            raise ValueError(
+                f"{where}: baselines and held-out responses are scored on counts alone; datasets.{run.dataset} is of "
+                f"kind {dataset.kind!r}"
+            )
+        if dataset.hold_out and run.baseline is None and not self.runs[run.name].model.n_shared:
+            raise ValueError(f"{where}.variants.{run.variant}: without z_s there is no response to carry over")
 
     @cached_property
     def simulated(self) -> dict[str, str]:

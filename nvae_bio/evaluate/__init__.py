@@ -1,6 +1,7 @@
-"""Scores of runs whose answer is known, and the studies that gather them."""
+"""Scores of runs and of other methods beside them, and the studies that gather them."""
 
-from nvae_bio.evaluate.step import evaluate
+from nvae_bio.evaluate.baselines import baseline
+from nvae_bio.evaluate.step import ScoredRun, evaluate
 from nvae_bio.evaluate.study import study
 
-__all__ = ["evaluate", "study"]
+__all__ = ["ScoredRun", "baseline", "evaluate", "study"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import anndata
@@ -11,13 +12,35 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.config import ConditionSettings
 from nvae_bio.data.files import read_embedded, read_file, read_report, write_csv
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.common import model_scores, of_seed
+from nvae_bio.evaluate.condition import condition_scores
 from nvae_bio.evaluate.planted import planted_scores
+from nvae_bio.evaluate.response import expected_by, response_scores
+from nvae_bio.trained import load_model
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["dataset", "variant", "seed", "metric", "value"]
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """Files of a run.
+
+    Attributes:
+        embedded: one a seed.
+        report: factor report.
+        truth: what is planted in the data.
+        models: weights and card of each seed, in the order of `embedded`.
+    """
+
+    embedded: Sequence[Path]
+    report: Path | None = None
+    truth: Path | None = None
+    models: Sequence[tuple[Path, Path]] = ()
 
 
 def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str) -> pd.DataFrame:
@@ -38,28 +61,69 @@ def read_truth(path: Path) -> AnnData:
     return truth
 
 
+def _planted(run: ScoredRun) -> dict[int, dict[str, float]]:
+    """Scores of each seed against the truth."""
+    if run.truth is None or run.report is None:
+        raise UserError(
+            "evaluate: kind 'planted' needs --report, and --truth, which only simulated data have; "
+            f"--{'truth' if run.truth is None else 'report'} is not given"
+        )
+    factors, known = read_report(run.report), read_truth(run.truth)
+    embedded = map(read_embedded, run.embedded)
+    return {_seed(adata): planted_scores(factors, adata, known) for adata in embedded}
+
+
+def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
+    """Scores of each seed: with models of the response of classes held out, else of where the condition is."""
+    if settings is None:
+        raise UserError("evaluate: kind 'condition' needs --settings, which name control and treated")
+    if (run.report is None) == (not run.models):
+        raise UserError(
+            "evaluate: kind 'condition' needs --report, for where the condition is, or --weights and --card, for the "
+            "response of classes held out; give one of both"
+        )
+    if run.models and len(run.models) != len(run.embedded):
+        raise UserError(f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; give one each")
+    scores, report = {}, None if run.report is None else read_report(run.report)
+    for place, path in enumerate(run.embedded):
+        adata = read_embedded(path)
+        shared, own_block = adata.obsm.get(schema.SHARED), adata.obsm.get(schema.SPECIFIC)
+        if report is not None:
+            found = condition_scores(adata, settings, shared, own_block, adata.varm.get(schema.EFFECT_SHARED))
+            found |= model_scores(adata, of_seed(report, _seed(adata)))
+        elif shared is None:
+            raise UserError(f"{path}: the model has no z_s, so that no response can be carried over; allowed: one with")
+        else:
+            found = response_scores(adata, settings, shared, expected_by(load_model(*run.models[place]), adata))
+        scores[_seed(adata)] = found
+    return scores
+
+
+def _seed(adata: AnnData) -> int:
+    return int(adata.uns[schema.MODEL]["seed"])
+
+
 def evaluate(
-    kind: str, report: Path, embedded: Sequence[Path], truth: Path | None, output: Path, dataset: str, variant: str
+    kind: str,
+    run: ScoredRun,
+    output: Path,
+    settings: ConditionSettings | None = None,
+    dataset: str = "data",
+    variant: str = "model",
 ) -> None:
     """Score every seed of a run, and write dataset, variant, seed, metric, value as .csv.
 
     Args:
-        kind: what is scored, `planted`: against the truth of a simulation.
-        report: factor report of the run.
-        embedded: a file a seed.
-        truth: what is planted in the data.
+        kind: what is scored. `planted`: against the truth of a simulation; `condition`: where a condition is that the
+            model was never told, or the response of classes whose treated samples are held out.
+        run: its files.
         output: the table.
-        dataset, variant: what it calls the data and the model.
+        settings: the condition.
+        dataset, variant: what the table calls the data and the model.
 
     Raises:
-        UserError: no truth, or files that are not of one run.
+        UserError: a file that the kind needs is not given, or files that are not of one run.
     """
-    if truth is None:
-        raise UserError(f"evaluate: kind {kind!r} needs --truth, which only simulated data have")
-    factors, known, scores = read_report(report), read_truth(truth), {}
-    for path in embedded:
-        adata = read_embedded(path)
-        scores[int(adata.uns[schema.MODEL]["seed"])] = planted_scores(factors, adata, known)
-    table = score_table(scores, dataset, variant)
+    table = score_table(_planted(run) if kind == "planted" else _condition(run, settings), dataset, variant)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))

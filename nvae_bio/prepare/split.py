@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from nvae_bio import schema
 from nvae_bio.config import SplitSettings
-from nvae_bio.data.names import listed
+from nvae_bio.data.names import as_text, listed
 from nvae_bio.errors import UserError
 
 TRAIN, VALIDATION, TEST = schema.SPLITS
@@ -27,10 +28,48 @@ def random_keys(names: pd.Index, rng: np.random.Generator) -> np.ndarray:
     return keys
 
 
+def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str], where: str) -> np.ndarray:
+    """Which samples have all of the values, (n,), bool; none where no value is given.
+
+    Args:
+        obs: of the source.
+        values: column -> value, `hold_out` of a data set.
+        where: the source, for messages.
+
+    Raises:
+        UserError: an unknown column or value, no sample with all of them, or no other sample.
+    """
+    held = np.full(len(obs), bool(values))
+    for key, value in values.items():
+        if key not in obs:
+            raise UserError(f"{where}: hold_out: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
+        text = as_text(obs[key])
+        if not (text == value).any():
+            there = listed(sorted(text.dropna().unique()))
+            raise UserError(f"{where}: hold_out.{key}: no sample has {value!r}; allowed: {there}")
+        held &= (text == value).to_numpy()
+    if values and not held.any():
+        raise UserError(f"{where}: hold_out: no sample has all of {_said(values)}; allowed: at least 1")
+    if values and held.all():
+        raise UserError(f"{where}: hold_out: all samples have {_said(values)}; allowed: some without, to train on")
+    return held
+
+
+def _said(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value!r}" for key, value in values.items())
+
+
 def split_samples(
-    label: pd.Series, donor: pd.Series | None, source: pd.Series | None, settings: SplitSettings, where: str
+    label: pd.Series,
+    donor: pd.Series | None,
+    source: pd.Series | None,
+    settings: SplitSettings,
+    where: str,
+    held_out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The split of each sample, from the source's own, by donor, or by sample.
+
+    Samples held out take no part in it: they are `test`, and of the fold that is tested.
 
     Args:
         label: (n,) text, None where unlabeled; its index has the sample names.
@@ -38,6 +77,7 @@ def split_samples(
         source: (n,) values of `settings.key`.
         settings: how.
         where: the source, for messages.
+        held_out: (n,), bool; None for none.
 
     Returns:
         (n,) `train`, `validation` or `test`; and the donors' fold (n,), if split by donor.
@@ -45,6 +85,29 @@ def split_samples(
     Raises:
         UserError: an unknown split value, a class without training samples, or too few donors.
     """
+    rest = np.ones(len(label), dtype=bool) if held_out is None else ~held_out
+    split, fold = np.full(len(label), TEST, dtype=object), np.full(len(label), settings.test_fold)
+    drawn, drawn_fold = _split_rest(
+        label[rest], None if donor is None else donor[rest], None if source is None else source[rest], settings, where
+    )
+    split[rest] = drawn
+    if drawn_fold is not None:
+        fold[rest] = drawn_fold
+    missing = sorted(set(label.dropna()) - set(label[split == TRAIN].dropna()))
+    if missing:
+        raise UserError(f"{where}: split: class {missing[0]!r} has no training samples; allowed: at least 1 a class")
+    for part in schema.SPLITS:
+        if not (split == part).any():
+            raise UserError(
+                f"{where}: split: no samples for {part}; allowed: at least 1; change split.n_folds or split.key"
+            )
+    return split, None if drawn_fold is None else fold
+
+
+def _split_rest(
+    label: pd.Series, donor: pd.Series | None, source: pd.Series | None, settings: SplitSettings, where: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split and fold of the samples that are not held out."""
     fold = None
     rng = np.random.default_rng([settings.seed, 0])
     if source is not None:
@@ -55,14 +118,6 @@ def split_samples(
     else:
         shares = {TEST: settings.test, VALIDATION: settings.validation}
         split = draw_parts(label, donor, shares, rng)
-    missing = sorted(set(label.dropna()) - set(label[split == TRAIN].dropna()))
-    if missing:
-        raise UserError(f"{where}: split: class {missing[0]!r} has no training samples; allowed: at least 1 a class")
-    for part in schema.SPLITS:
-        if not (split == part).any():
-            raise UserError(
-                f"{where}: split: no samples for {part}; allowed: at least 1; change split.n_folds or split.key"
-            )
     return split, fold
 
 

@@ -23,7 +23,7 @@ from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
 from nvae_bio.prepare.scaling import scale_features, scale_size_factors
-from nvae_bio.prepare.split import TRAIN, random_keys, split_samples
+from nvae_bio.prepare.split import TRAIN, held_out_samples, random_keys, split_samples
 
 N_QC_CELLS = 20_000  # cells of the QC table, at most
 
@@ -143,14 +143,15 @@ def _split_and_select(
     """
     own = None if settings.split.key is None else source.obs[settings.split.key]
     donor = known.get(schema.DONOR)
-    known[schema.SPLIT], fold = split_samples(known[schema.LABEL], donor, own, settings.split, where)
+    own_obs = source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
+    held_out = held_out_samples(own_obs, settings.hold_out, where)
+    known[schema.SPLIT], fold = split_samples(known[schema.LABEL], donor, own, settings.split, where, held_out)
     if fold is not None:
         known[schema.FOLD] = fold
     train = (known[schema.SPLIT] == TRAIN).to_numpy()
     if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
         given = source.obs[settings.size_factor_key]
         known[schema.SIZE_FACTOR] = scale_size_factors(given, known[schema.LIBRARY], train, where)
-    own_obs = source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
     covariates = read_covariates(own_obs, known, train, settings, where)
     obs = make_obs(known.assign(**{str(name): covariates[name] for name in covariates}), own_obs)
     chosen = AnnData(source.X, obs=obs, var=source.var)

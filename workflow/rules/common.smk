@@ -29,6 +29,20 @@ IMAGE_RUNS = [
     if settings.datasets[run.dataset].kind == "images"
 ]
 
+PEERS = ("scvi", "scanvi")  # methods that need the extra `benchmark`
+BASELINES = {
+    name: run.baseline
+    for name, run in settings.study_runs.items()
+    if run.baseline is not None
+}
+HELD_OUT_RUNS = [
+    name
+    for name in settings.study_runs
+    if name not in BASELINES
+    and settings.study.evaluate == "condition"
+    and settings.datasets[settings.runs[name].dataset].hold_out
+]
+
 STACKED_RUNS = [
     name
     for name, run in settings.runs.items()
@@ -154,6 +168,28 @@ def truth_of(wildcards):
     """What is planted in the data of the run, where it is known."""
     simulation = settings.simulated.get(run_of(wildcards).dataset)
     return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
+
+
+def report_of(wildcards):
+    """The factor report of the run; none where the response of held-out samples is scored."""
+    return (
+        []
+        if wildcards.run in HELD_OUT_RUNS
+        else [f"results/{wildcards.run}/factors.h5ad"]
+    )
+
+
+def models_of(name):
+    """A look-up of one file of a model a seed of the run, where the response of held-out samples is scored."""
+    return lambda wildcards: (
+        of_seeds(name)(wildcards) if wildcards.run in HELD_OUT_RUNS else []
+    )
+
+
+def condition_options():
+    """The option that says what the condition is, where it is scored."""
+    condition = settings.study.condition
+    return [] if condition is None else [f"--settings={condition.model_dump_json()}"]
 
 
 def figure_files(folder, names, seed):

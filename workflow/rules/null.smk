@@ -21,7 +21,7 @@ rule train_base:
         runtime=240,
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
-        settings=lambda wildcards: run_of(wildcards).base.model_dump_json(),
+        settings=lambda wildcards: run_of(wildcards).fit.base.model_dump_json(),
         seed=lambda wildcards: run_of(wildcards).seeds[0],
     shell:
         """

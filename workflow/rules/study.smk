@@ -1,12 +1,14 @@
-"""results/{run}/factors.h5ad and what is known of the data → results/{run}/scores.csv → the study's table and page."""
+"""Reports, models or prepared data, and what is known of the data → results/{run}/scores.csv → the study's table and page."""
 
 if settings.study is not None:
 
     rule evaluate_run:
         input:
-            report="results/{run}/factors.h5ad",
             embedded=of_seeds("embedded.h5ad"),
+            report=report_of,
             truth=truth_of,
+            weights=models_of("model.safetensors"),
+            card=models_of("model.json"),
         output:
             "results/{run}/scores.csv",
         log:
@@ -21,23 +23,78 @@ if settings.study is not None:
             runtime=60,
         params:
             files=lambda wildcards, input: [
-                *(f"--embedded={path}" for path in input.embedded),
-                *(f"--truth={path}" for path in input.truth),
+                f"--{name}={path}"
+                for name in ("embedded", "report", "truth", "weights", "card")
+                for path in input.get(name)
             ],
             kind=settings.study.evaluate,
-            row=lambda wildcards: settings.study_runs[wildcards.run].row,
+            condition=condition_options(),
+            title=lambda wildcards: settings.study_runs[wildcards.run].title,
             variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
         shell:
             """
             OMP_NUM_THREADS={threads} python -m nvae_bio evaluate \
                 --kind {params.kind} \
-                --report {input.report:q} \
                 {params.files:q} \
-                --dataset {params.row:q} \
+                {params.condition:q} \
+                --dataset {params.title:q} \
                 --variant {params.variant:q} \
                 --output {output:q} \
                 >{log:q} 2>&1
             """
+
+    rule evaluate_baseline:
+        input:
+            lambda wildcards: f"resources/prepared/{settings.study_runs[wildcards.run].own_dataset}.h5ad",
+        output:
+            "results/{run}/scores.csv",
+        log:
+            "logs/evaluate_baseline/{run}.log",
+        benchmark:
+            "benchmarks/evaluate_baseline/{run}.tsv"
+        wildcard_constraints:
+            run=any_of([run for run in BASELINES if BASELINES[run] not in PEERS]),
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=8000,
+            runtime=60,
+        params:
+            method=lambda wildcards: BASELINES[wildcards.run],
+            seeds=lambda wildcards: [
+                f"--seed={seed}" for seed in settings.study_runs[wildcards.run].seeds
+            ],
+            n_latent=settings.study.n_latent,
+            condition=condition_options(),
+            title=lambda wildcards: settings.study_runs[wildcards.run].title,
+            variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
+        shell:
+            """
+            OMP_NUM_THREADS={threads} python -m nvae_bio baseline \
+                --method {params.method} \
+                --data {input:q} \
+                --n-latent {params.n_latent} \
+                {params.seeds:q} \
+                {params.condition:q} \
+                --dataset {params.title:q} \
+                --variant {params.variant:q} \
+                --output {output:q} \
+                >{log:q} 2>&1
+            """
+
+    use rule evaluate_baseline as evaluate_peer with:
+        log:
+            "logs/evaluate_peer/{run}.log",
+        benchmark:
+            "benchmarks/evaluate_peer/{run}.tsv"
+        wildcard_constraints:
+            run=any_of([run for run in BASELINES if BASELINES[run] in PEERS]),
+        conda:
+            "../../environment-benchmark.yml"
+        resources:
+            mem_mb=8000,
+            runtime=240,
 
     rule gather_study:
         input:
