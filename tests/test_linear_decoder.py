@@ -168,14 +168,16 @@ def test_a_network_and_outputs_that_are_no_log_rates_have_no_prior(likelihood: s
     assert not make_model(likelihood=likelihood, decoder=decoder).has_prior
 
 
-def test_a_narrow_prior_holds_the_weights_and_a_wide_one_does_not() -> None:
+@pytest.mark.parametrize(("setting", "narrow", "name"), [
+    ("loading_sd", 0.01, "shared_weight"), ("loading_sd", 0.01, "class_weight"), ("intercept_sd", 0.1, "class_bias"),
+])  # fmt: skip
+def test_a_narrow_prior_holds_the_weights_and_a_wide_one_does_not(setting: str, narrow: float, name: str) -> None:
     sizes = []
-    for sd in (0.01, 100.0):
-        settings = fit_settings(60, loading_sd=sd, intercept_sd=sd).with_training(learning_rate=1e-2)
-        of = train_model(prepared_counts(), settings).network.decoder.composition
-        sizes.append([part.detach().abs().mean().item() for part in (of.shared_weight, of.class_bias)])
-    for narrow, wide in zip(*sizes, strict=True):
-        assert narrow < wide / 3
+    for sd in (narrow, 100.0):
+        settings = fit_settings(60, **{setting: sd}).with_training(learning_rate=1e-2)
+        composition = train_model(prepared_counts(), settings).network.decoder.composition
+        sizes.append(getattr(composition, name).abs().mean().item())
+    assert sizes[0] < sizes[1] / 3
 
 
 # --- gain ------------------------------------------------------------------------------------------------------------
