@@ -177,7 +177,12 @@ def test_a_baseline_is_a_run_of_the_study_that_trains_no_model() -> None:
         ({}, {"condition_key": None}, "study.rows.without_b: evaluate 'condition' needs datasets.without_b.cond"),
         ({}, {"kind": "features"}, "study.rows.without_b: baselines and held-out responses are scored on counts alone"),
         (
-            {"variants": {"nvae-default": {"model": {"variant": "per_class"}}, "pca": {"baseline": "pca"}}},
+            {
+                "variants": {
+                    "nvae-default": {"model": {"variant": "per_class", "n_shared": 0}},
+                    "pca": {"baseline": "pca"},
+                }
+            },
             {},
             "study.rows.without_b.variants.nvae-default: without z_s there is no response",
         ),
