@@ -314,7 +314,7 @@ def test_where_the_condition_is_is_scored_from_embeddings_and_report(tmp_path: P
         assert main(command) == 0
         names = set(pd.read_csv(output)["metric"])
         assert {"elbo_test", *(f"condition_auroc_private[c{i}]" for i in range(3))} <= names
-        of_shared = {"condition_auroc_shared[c0]", "up_auroc", "up_top20", "leakage_linear", "active_shared"}
+        of_shared = {"condition_auroc_shared[c0]", "up_auroc", "up_top20", "leakage_linear"}
         assert names & of_shared == (of_shared if variant == "nvae" else set())
 
 

@@ -28,8 +28,8 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
 
     Returns:
         elbo_test (nats; mean bound on log p(x|y) of held-out samples), kl_shared_share (of the KL of z_s and the own
-        block, held out), active_shared (shared dims called active), and of z_s leakage_linear, leakage_knn,
-        leakage_chance. What a model without z_s cannot have is left out.
+        block, held out), active_shared (shared dims called active; left out where none was tested), and of z_s
+        leakage_linear, leakage_knn, leakage_chance. What a model without z_s cannot have is left out.
     """
     test = labelled(embedded, "test")
     scores = {"elbo_test": float(embedded.obs.loc[test, schema.ELBO].mean())}
@@ -37,8 +37,9 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
         return scores
     kl_shared = float(embedded.obsm[schema.KL_SHARED][test].sum(1).mean())
     scores["kl_shared_share"] = kl_shared / (kl_shared + _own_kl(embedded, test))
-    shared = report.obs["kind"] == "shared"
-    scores["active_shared"] = float((shared & (report.obs["outcome"] == "active")).sum())
+    found = report.obs.loc[report.obs["kind"] == "shared", "outcome"]
+    if not (found == "untested").all():
+        scores["active_shared"] = float((found == "active").sum())
     label = embedded.obs[schema.LABEL].astype(str).to_numpy()
     return scores | leakage(embedded.obsm[schema.SHARED], label, labelled(embedded, "train"), test)
 
