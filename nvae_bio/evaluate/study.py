@@ -100,7 +100,7 @@ def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figur
             panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
         panel.set_ylim(len(places) - 0.5, -0.5)
         panel.set_yticks(range(len(places)), labels=[" · ".join(place) for place in places] if index % 2 == 0 else [])
-        panel.locator_params(axis="x", nbins=5)
+        panel.locator_params(axis="x", nbins=4)
         panel.set_title(metric)
     return figure
 
