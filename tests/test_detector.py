@@ -94,6 +94,21 @@ def test_a_class_whose_mean_is_off_has_nothing_hidden_and_one_that_varies_alone_
     assert OWN_BLOCK not in set(usage.statistics()["statistic"])
 
 
+def make_usage(within: list[list[float]]) -> Usage:
+    """A usage map of which I[y, s] alone is told, (C, S)."""
+    none = np.zeros((len(within), 0))
+    return Usage(shared=np.zeros_like(within), excess=none, block_excess=np.zeros(len(within)), within=np.array(within))
+
+
+def test_a_dim_that_other_classes_use_as_well_is_not_hidden() -> None:
+    # dim 0: a shared factor that moves class 0 most; dim 1: of class 1 alone; dim 2: too little to be a factor
+    found = make_usage([[1.6, 0.0, 0.0], [1.3, 0.5, 0.1], [1.1, 0.1, 0.0], [0.9, 0.1, 0.0]]).exclusive()
+    np.testing.assert_allclose(found, [[0, 0, 0], [0, 0.4, 0], [0, 0, 0], [0, 0, 0]])
+    twice = make_usage([[1.0], [0.5], [0.5]]).exclusive()
+    assert twice[0, 0] == pytest.approx(0.5)
+    assert (make_usage([[0.99], [0.5], [0.5]]).exclusive() == 0).all()
+
+
 def test_one_class_has_nothing_to_itself() -> None:
     usage = Usage.of(np.ones((5, 2)), np.full((5, 2), 0.5), *no_block(5), np.zeros(5, int))
     assert (usage.exclusive() == 0).all()

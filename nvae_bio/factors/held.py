@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nvae_bio.data.samples import Samples
 from nvae_bio.embed import EFFECT_LIBRARY, EFFECT_SD, Encoded, class_effects
+from nvae_bio.factors.usage import INFORMED
 from nvae_bio.model import NVAE, DiagonalGaussian
 
 N_EFFECT_SAMPLES = 30  # of a class, over which its effects are averaged
-INFORMED = 0.3  # share of the variance along a direction that posterior means must have to hold a factor: 0.18 nats
 OWN_SHARE = 0.5  # share of a direction's squared effect outside the others' spans from which on it is the class's own
 
 

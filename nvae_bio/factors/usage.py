@@ -16,6 +16,8 @@ OWN_DIM = "own_dim"  # excess gain by one dim of it
 SHARED = "shared"  # KL of a shared dim in a class
 HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above the median of the other classes
 STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
+INFORMED = 0.3  # share of a factor's variance in a class that the posterior means must have for it to be one
+EXCLUSIVE = 0.5  # of what a class tells by a shared dim, the share that the other classes may tell where it is its own
 
 
 def held_out_rows(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
@@ -90,11 +92,16 @@ class Usage:
         return int(self.shared.shape[0])
 
     def exclusive(self) -> np.ndarray:
-        """I[y, s] above the median of the other classes, (C, S); 0 where there is one class only."""
+        """I[y, s] above the median of the other classes, (C, S); 0 where the dim is not the class's own.
+
+        It is where the median is at most half of I[y, s], and that is no less than -½ log(1 − 0.3) = 0.18 nats. How
+        much a shared factor changes a class differs by class, so that less than half is no sign of a private one.
+        """
         if self.n_classes < 2:
             return np.zeros_like(self.within)
-        others = [np.median(np.delete(self.within, y, axis=0), axis=0) for y in range(self.n_classes)]
-        return np.asarray(self.within - np.stack(others))
+        others = np.stack([np.median(np.delete(self.within, y, axis=0), axis=0) for y in range(self.n_classes)])
+        own = (self.within >= -np.log(1 - INFORMED) / 2) & (others <= EXCLUSIVE * self.within)
+        return np.where(own, self.within - others, 0.0)
 
     def statistics(self) -> pd.DataFrame:
         """All that is tested: columns statistic, class (its index), dim, value (nats)."""
