@@ -133,7 +133,7 @@ WRONG = {
     "runs.digits.report.n_refits": (-1, "-1 is not allowed: should be greater than or equal to 0"),
     "runs.digits.report.refits_per_job": (0, "0 is not allowed: should be greater than 0"),
     "runs.digits.report.fdr": (0, "0 is not allowed: should be greater than 0"),
-    "runs.digits.report.null": (
+    "runs.digits.report.null_kind": (
         "no_factor",
         "'no_factor' is not allowed: should be 'no_private', 'permuted_labels' or 'permuted_features'",
     ),

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
         "variants": {
             "nvae-default": {},
             "wide": {"model": {"hidden": [32, 32]}},
-            "wrong": {"report": {"null": "permuted_labels"}},
+            "wrong": {"report": {"null_kind": "permuted_labels"}},
         },
         "rows": {
             "cells_fc1.5": {"dataset": "cells", "variants": {"nvae-default": 2, "wrong": [1], "wide": 1}},

@@ -143,7 +143,7 @@ study:
     training: {max_epochs: 4}
     embedding: {umap: false}
     report: {n_bootstrap: 100, n_refits: 2}
-  variants: {nvae-default: {}, permuted: {report: {"null": permuted_labels}}}
+  variants: {nvae-default: {}, permuted: {report: {null_kind: permuted_labels}}}
   rows: {cells_fc1.5: {variants: {nvae-default: [1], permuted: [1]}}}
 simulations:
   cells:

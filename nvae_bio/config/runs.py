@@ -244,7 +244,7 @@ class ReportSettings(Settings):
 
     n_bootstrap: int = Field(1000, ge=100, description="bootstrap resamples of an interval; at least 100")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
-    null: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
+    null_kind: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
         "no_private",
         description="data on which the run is refitted, to see what its detector finds where no class has a factor of "
         "its own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets "
@@ -338,7 +338,7 @@ class RunSettings(FitSettings):
         n, shared = self.report.n_refits, self.report.n_shared_refits
         shared = -(-n // 2) if shared is None else shared
         by_variant: dict[Variant, dict[NullKind, int]] = {"per_class": {"no_factor": n}, "vae": {"no_factor": shared}}
-        numbers = by_variant.get(self.model.variant, {self.report.null: n, "no_factor": shared})
+        numbers = by_variant.get(self.model.variant, {self.report.null_kind: n, "no_factor": shared})
         size = self.report.refits_per_job
         jobs = {
             kind: [range(first, min(first + size, n)) for first in range(0, n, size)] for kind, n in numbers.items()

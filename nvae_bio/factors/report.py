@@ -71,7 +71,7 @@ def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings
 
 def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
     """Of the refits that test private factors: without z_s all variation within a class is private."""
-    return settings.null if n_shared else "no_factor"
+    return settings.null_kind if n_shared else "no_factor"
 
 
 def outcome(q: np.ndarray, kl: np.ndarray, sufficient: np.ndarray, settings: ReportSettings) -> np.ndarray:
