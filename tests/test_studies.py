@@ -99,6 +99,14 @@ def test_a_simulated_row_has_a_simulation_a_data_set_and_a_run_for_each_seed() -
     assert config.simulations["sim"].seed == 99
 
 
+def test_a_row_changes_keys_of_the_base_for_all_its_variants() -> None:
+    base = {"report": {"n_refits": 9, "null_kind": "no_private"}}
+    rows = {"digits": {"base": base, "variants": {"nvae-default": 1, "wrong": 1}}, "cells": {"variants": {"wide": 1}}}
+    runs = WorkflowSettings.model_validate(make_config(rows=rows)).runs
+    assert [runs[name].report.n_refits for name in ("digits.nvae-default", "digits.wrong", "cells.wide.0")] == [9, 9, 2]
+    assert runs["digits.wrong"].report.null_kind == "permuted_labels"
+
+
 def test_real_data_have_one_run_with_all_seeds() -> None:
     run = WorkflowSettings.model_validate(CONFIG).runs["digits.wide"]
     assert (run.dataset, run.seeds) == ("digits", [4, 7])
@@ -143,6 +151,14 @@ def test_the_shipped_default_is_left_untouched() -> None:
         (
             {"rows": {"mice": {"variants": {"wide": 3}}}},
             "study.rows.mice: 'mice' is no data set; allowed: cells, digits",
+        ),
+        (
+            {"rows": {"digits": {"base": {"seeds": [1]}, "variants": {"wide": 1}}}},
+            "study: rows.digits.variants.wide.seeds: this key is set by the rows",
+        ),
+        (
+            {"rows": {"digits": {"base": {"report": {"n_refits": -1}}, "variants": {"wide": 1}}}},
+            "study: rows.digits.variants.wide: report.n_refits: -1 is not allowed",
         ),
         ({"rows": {"digits": {"variants": {"wide": []}}}}, "study: rows.digits.variants.wide: at least one seed"),
         ({"metric": {}}, "study.metric: unknown key; did you mean 'metrics'?"),

@@ -42,6 +42,9 @@ class StudyRow(Settings):
     title: Name | None = Field(
         None, description="what the table calls the row; rows of one title are one there; null: the row's own name"
     )
+    base: Overrides = Field(
+        {}, description="keys of a run that this row changes of the study's `base`; variants go over it"
+    )
     variants: dict[Name, PositiveInt | list[Seed]] = Field(
         min_length=1, description="variant -> its seeds: how many, from 0 on, or which"
     )
@@ -111,13 +114,7 @@ class StudySettings(Settings):
             raise ValueError(f"condition: {needed}; it goes with evaluate 'condition'")
         baselines = [name for name, values in self.variants.items() if BASELINE in values]
         for name in (name for name in self.variants if name not in baselines):
-            settings = self.settings_of(name)
-            if given := sorted(OF_ROWS & set(settings)):
-                raise ValueError(f"variants.{name}.{given[0]}: this key is set by the rows")
-            try:
-                RunSettings.model_validate(settings | {"dataset": "any"})
-            except ValidationError as error:
-                raise ValueError(one_line(error, RunSettings, f"variants.{name}")) from None
+            self._check_run(self.settings_of(name), f"variants.{name}")
         for name in baselines:
             self._check_baseline(name)
         for name, row in self.rows.items():
@@ -128,7 +125,19 @@ class StudySettings(Settings):
                     )
                 if not row.seeds_of(variant):
                     raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
+                if row.base and variant not in baselines:
+                    self._check_run(self.settings_of(variant, row), f"rows.{name}.variants.{variant}")
         return self
+
+    @staticmethod
+    def _check_run(settings: Overrides, where: str) -> None:
+        """Refuse settings that are no run's, or that set what rows set."""
+        if given := sorted(OF_ROWS & set(settings)):
+            raise ValueError(f"{where}.{given[0]}: this key is set by the rows")
+        try:
+            RunSettings.model_validate(settings | {"dataset": "any"})
+        except ValidationError as error:
+            raise ValueError(one_line(error, RunSettings, where)) from None
 
     def _check_baseline(self, name: str) -> None:
         """Refuse a baseline that is none, that sets more, or that has no scores or no dims."""
@@ -151,9 +160,9 @@ class StudySettings(Settings):
         """The method of a variant that is a baseline, None of a model of ours."""
         return self.variants[variant].get(BASELINE)
 
-    def settings_of(self, variant: str) -> Overrides:
-        """`base` with the changes of a variant."""
-        return merged(self.base, self.variants[variant])
+    def settings_of(self, variant: str, row: StudyRow | None = None) -> Overrides:
+        """`base` with the changes of a row and of a variant."""
+        return merged(merged(self.base, row.base if row else {}), self.variants[variant])
 
     def runs(self, simulated: Mapping[str, str]) -> Iterator[StudyRun]:
         """Every run.
@@ -222,5 +231,8 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
             simulations[f"{source}.{seed}"] = dict(simulations[source]) | {"seed": seed}
             datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": SIMULATED.format(f"{source}.{seed}")}
         if run.baseline is None:
-            runs[run.name] = study.settings_of(run.variant) | {"dataset": run.own_dataset, "seeds": run.seeds}
+            runs[run.name] = study.settings_of(run.variant, study.rows[run.row]) | {
+                "dataset": run.own_dataset,
+                "seeds": run.seeds,
+            }
     return values | {"simulations": simulations, "datasets": datasets, "runs": runs}
