@@ -17,7 +17,7 @@ from nvae_bio import embed_data, prepare_data, report_factors, train_model
 from nvae_bio.config import FeaturesSettings, RunSettings
 from nvae_bio.errors import UserError
 from nvae_bio.factors import factor_table, null_drawer, refit_null
-from nvae_bio.factors.decide import adjusted, check_null, is_sufficient, limits, of_kind, pooled_p, q_values
+from nvae_bio.factors.decide import adjusted, check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.held import common_projections
 from nvae_bio.factors.reading import alike, notes, read_factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, chance_gain, few
@@ -28,6 +28,11 @@ from tests.toys import NO_UMAP, PREPARED, fit_settings, trained
 
 def make_rows(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["statistic", "class", "dim", "value"])
+
+
+def p_of(observed: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p of each observed row, and the smallest that it could have been."""
+    return pooled_p(observed["value"].to_numpy(), pooled(observed, null, sizes))
 
 
 def no_block(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -122,7 +127,7 @@ def test_a_p_value_counts_the_null_of_classes_of_like_size() -> None:
     observed = make_rows(
         (OWN_BLOCK, 0, -1, 7.5), (OWN_BLOCK, 1, -1, 50.0), (OWN_BLOCK, 2, -1, 50.0), (SHARED, 0, 0, 1.0)
     )
-    p, smallest = pooled_p(observed, null, np.array([100, 60, 1000]))
+    p, smallest = p_of(observed, null, np.array([100, 60, 1000]))
     np.testing.assert_allclose(p[:3], [2 / 10, 1 / 10, 10 / 10])
     np.testing.assert_allclose(smallest[:3], 1 / 10)
     assert np.isnan([p[3], smallest[3]]).all()
@@ -130,7 +135,7 @@ def test_a_p_value_counts_the_null_of_classes_of_like_size() -> None:
 
 def test_a_tie_counts_against_the_finding() -> None:
     null = make_rows(*[(OWN_BLOCK, 0, -1, 0.5)] * 4)
-    p, _ = pooled_p(make_rows((OWN_BLOCK, 0, -1, 0.5)), null, np.array([10]))
+    p, _ = p_of(make_rows((OWN_BLOCK, 0, -1, 0.5)), null, np.array([10]))
     assert p[0] == 1.0
 
 
@@ -149,7 +154,7 @@ def test_p_values_of_the_null_itself_are_uniform(seed: int) -> None:
     rng = np.random.default_rng(seed)
     null = make_rows(*[(OWN_BLOCK, i % 4, -1, v) for i, v in enumerate(rng.gamma(1.0, size=400))])
     observed = make_rows(*[(OWN_BLOCK, i % 4, -1, v) for i, v in enumerate(rng.gamma(1.0, size=200))])
-    p, _ = pooled_p(observed, null, np.full(4, 50))
+    p, _ = p_of(observed, null, np.full(4, 50))
     assert scipy.stats.kstest(p, "uniform").pvalue > 1e-4
 
 
@@ -222,7 +227,7 @@ def test_the_default_number_of_refits_is_enough_for_classes_of_like_size(n_class
     n_refits = {kind: sum(map(len, parts)) for kind, parts in settings.refits.items()}
     assert n_refits == {"no_private": 20, "no_factor": 10}
     null = pd.concat([observed.assign(kind=kind) for kind, n in n_refits.items() for _ in range(n)])
-    _, smallest = pooled_p(observed, of_kind(null, "no_private"), np.full(n_classes, 100))
+    _, smallest = p_of(observed, of_kind(null, "no_private"), np.full(n_classes, 100))
     assert limits(observed.assign(smallest_p=smallest), n_refits, "no_private", settings.report.fdr) == []
 
 

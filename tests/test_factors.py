@@ -158,10 +158,23 @@ def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
     assert active.loc[("privatec1", 0), "p"] == pytest.approx(1 / 121)
     assert active.loc[("shared", 1), "hidden_q"] == pytest.approx(3 / 61)
     assert table.loc[("privatec0", 0), "q"] == 1.0
+    own = report.uns["nvae"]["tests"].query("statistic == 'own_dim' and `class` == 'c1' and dim == 0")
+    assert active.loc[("privatec1", 0), "gain"] == pytest.approx(own["value"].item() - 0.1)
+    assert table["gain"].isna().to_numpy().tolist() == (table["kind"] == "shared").tolist()
     assert set(table.loc[table["outcome"] != "active", "outcome"]) == {"inactive"}
     assert [note.split(":")[0] for note in report.uns["nvae"]["notes"]] == ["hidden in z_s"]
     assert json.loads(report.uns["nvae"]["n_refits"]) == {"no_private": 20, "no_factor": 20}
     assert report.obsm["q_by_class"][1, 2] <= 0.05 < report.obsm["q_by_class"][1, 0]
+
+
+def test_a_gain_too_small_to_matter_is_no_call_however_small_its_p() -> None:
+    adata = with_factors()
+    null = make_null(adata, 20, own_block=0.1, own_dim=0.1, shared=0.1, hidden=0.5)
+    gain = report_factors([adata], null=null).obs.query("kind == 'private' and outcome == 'active'")["gain"].item()
+    for min_gain, n_calls in ((gain - 0.01, 1), (gain + 0.01, 0)):
+        table = report_factors([adata], ReportSettings(min_gain=min_gain), null).obs.query("kind == 'private'")
+        assert (table["outcome"] == "active").sum() == n_calls
+        assert table["q"].min() <= 0.05
 
 
 def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_untested() -> None:

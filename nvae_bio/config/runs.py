@@ -281,6 +281,12 @@ class ReportSettings(Settings):
         ge=0,
         description="a factor with less is never called active (nats); at 0.01 the mean has 2 % of the variance",
     )
+    min_gain: float = Field(
+        0.1,
+        ge=0,
+        description="a private factor that adds less to the bound on log p(x|y) of held-out samples, above the median "
+        "of its null, is never called active (nats a sample): a small p may be that of a gain too small to matter",
+    )
     n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -45,30 +46,40 @@ def of_kind(null: pd.DataFrame, kind: str) -> pd.DataFrame:
     return null[(null["kind"] == wanted).to_numpy()]
 
 
-def pooled_p(observed: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Monte Carlo p-values: (1 + null values that are as large) / (1 + null values), one an observed row.
+def pooled(observed: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray) -> list[np.ndarray]:
+    """The null values that each observed row is compared with; none where the null has none of its statistic.
 
     A null is pooled over refits, over dims, and over classes of like size: the encoder's noise, and so the KL of a dim
-    that codes nothing, depends on how many samples a class has. A tie counts against the finding.
+    that codes nothing, depends on how many samples a class has.
 
     Args:
         observed: columns statistic, class, dim, value.
         null: the same columns; rows of all refits.
         sizes: training samples of each class, (C,).
-
-    Returns:
-        p, (n,), and the smallest that it could have been, (n,); NaN where the null has no values of the statistic.
     """
     by_statistic = {str(name): part for name, part in null.groupby("statistic")}
-    p, smallest = np.full(len(observed), np.nan), np.full(len(observed), np.nan)
-    for row, (statistic, label, value) in enumerate(
-        zip(observed["statistic"], observed["class"], observed["value"], strict=True)
-    ):
-        if statistic in by_statistic:
-            part = by_statistic[statistic]
-            ratio = sizes[part["class"]] / sizes[label]
-            pool = part["value"].to_numpy()[(ratio <= LIKE_SIZE) & (ratio >= 1 / LIKE_SIZE)]
-            p[row], smallest[row] = (1 + (pool >= value).sum()) / (1 + len(pool)), 1 / (1 + len(pool))
+    pools = []
+    for statistic, label in zip(observed["statistic"], observed["class"], strict=True):
+        part = by_statistic.get(statistic, null.iloc[:0])
+        ratio = sizes[part["class"]] / sizes[label]
+        pools.append(part["value"].to_numpy()[(ratio <= LIKE_SIZE) & (ratio >= 1 / LIKE_SIZE)])
+    return pools
+
+
+def pooled_p(value: np.ndarray, pools: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Monte Carlo p-values: (1 + null values that are as large) / (1 + null values). A tie counts against the finding.
+
+    Args:
+        value: of each observed row, (n,).
+        pools: null values of each, as `pooled` gives them.
+
+    Returns:
+        p, (n,), and the smallest that it could have been, (n,); NaN where there are no null values.
+    """
+    p, smallest = np.full(len(value), np.nan), np.full(len(value), np.nan)
+    for row, (own, pool) in enumerate(zip(value, pools, strict=True)):
+        if len(pool):
+            p[row], smallest[row] = (1 + (pool >= own).sum()) / (1 + len(pool)), 1 / (1 + len(pool))
     return p, smallest
 
 

@@ -23,7 +23,7 @@ from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled_p, q_values
+from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
@@ -58,13 +58,18 @@ def _sample_kl(embedded: AnnData) -> np.ndarray:
 
 
 def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings: ReportSettings) -> pd.DataFrame:
-    """The statistics of one seed with p, the smallest possible p, q (NaN without a null), and `is_sufficient`."""
+    """The statistics of one seed with p, the smallest possible p, q, the median null value, and `is_sufficient`.
+
+    Without a null, p, q and the median are NaN.
+    """
     found = usage.statistics()
     if null is None:
-        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan, sufficient=False)
+        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan, null_median=np.nan, sufficient=False)
     check_null(null, found)
     kind = _kind_of_null(usage.shared.shape[1], settings)
-    found["p"], found["smallest_p"] = pooled_p(found, of_kind(null, kind), sizes)
+    pools = pooled(found, of_kind(null, kind), sizes)
+    found["p"], found["smallest_p"] = pooled_p(found["value"].to_numpy(), pools)
+    found["null_median"] = [np.median(pool) if len(pool) else np.nan for pool in pools]
     found["q"], found["sufficient"] = q_values(found, settings.fdr), is_sufficient(found, settings.fdr)
     return found
 
@@ -74,16 +79,20 @@ def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
     return settings.null_kind if n_shared else "no_factor"
 
 
-def outcome(q: np.ndarray, kl: np.ndarray, sufficient: np.ndarray, settings: ReportSettings) -> np.ndarray:
-    """`active` where q is at most the false discovery rate and the KL at least `min_kl`; else `inactive`.
+def outcome(
+    q: np.ndarray, kl: np.ndarray, gain: np.ndarray, sufficient: np.ndarray, settings: ReportSettings
+) -> np.ndarray:
+    """`active` where q is at most the false discovery rate, the KL at least `min_kl` and the gain `min_gain`.
 
-    `untested` where it is not active, and the null is not sufficient to tell.
+    Else `inactive`; or `untested`, where the null is not sufficient to tell. The gain of a shared factor is NaN.
 
-    >>> q, kl = np.array([0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0])
-    >>> outcome(q, kl, np.array([False, True, True, False]), ReportSettings())
-    array(['active', 'inactive', 'inactive', 'untested'], dtype='<U8')
+    >>> q, kl = np.array([0.01, 0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0, 1.0])
+    >>> gain, sufficient = np.array([0.5, np.nan, 0.01, 0.0, np.nan]), np.array([False, True, True, True, False])
+    >>> outcome(q, kl, gain, sufficient, ReportSettings())
+    array(['active', 'inactive', 'inactive', 'inactive', 'untested'],
+          dtype='<U8')
     """
-    active = (q <= settings.fdr) & (kl >= settings.min_kl)
+    active = (q <= settings.fdr) & (kl >= settings.min_kl) & ~(gain < settings.min_gain)
     return np.where(active, "active", np.where(sufficient, "inactive", "untested"))
 
 
@@ -113,17 +122,18 @@ def top_features(effect: np.ndarray, names: np.ndarray, n_top: int) -> tuple[lis
 
 
 def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settings: ReportSettings) -> np.ndarray:
-    """Write p, q, block_q, hidden_q and outcome of each factor into `table`; returns q by class, (factors, C).
+    """Write p, q, gain, block_q, hidden_q and outcome of each factor into `table`; returns q by class, (factors, C).
 
     A private factor is judged by the q of its dim, a shared one by its smallest q over classes.
     """
     by_class, p_by_class = (np.full((len(table), len(classes)), np.nan) for _ in range(2))
     places = {(kind, name, dim): i for i, (kind, name, dim) in enumerate(zip(*(table[c] for c in PLACE), strict=True))}
-    block_q, hidden_q = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    block_q, hidden_q, gain = (np.full(len(table), np.nan) for _ in range(3))
     hidden_in: list[list[str]] = [[] for _ in range(len(table))]
     sufficient = np.zeros(len(table), bool)
-    columns = ["statistic", "class", "dim", "p", "q", "sufficient"]
-    for statistic, index, dim, p, q, is_enough in tested[columns].itertuples(index=False):
+    tested = tested.assign(gain=tested["value"] - tested["null_median"])
+    columns = ["statistic", "class", "dim", "gain", "p", "q", "sufficient"]
+    for statistic, index, dim, above, p, q, is_enough in tested[columns].itertuples(index=False):
         name = classes[index]
         if statistic == OWN_BLOCK:
             block_q[((table["kind"] == "private") & (table["class"] == name)).to_numpy()] = q
@@ -134,9 +144,10 @@ def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settin
             hidden_in[row] += [name] if q <= settings.fdr else []
         else:
             by_class[row, index], p_by_class[row, index], sufficient[row] = q, p, sufficient[row] | is_enough
+            gain[row] = above if statistic == OWN_DIM else np.nan
     table["p"], table["q"] = (np.fmin.reduce(values, axis=1) for values in (p_by_class, by_class))
-    table["block_q"], table["hidden_q"], table["hidden_in"] = block_q, hidden_q, hidden_in
-    table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), sufficient, settings)
+    table["gain"], table["block_q"], table["hidden_q"], table["hidden_in"] = gain, block_q, hidden_q, hidden_in
+    table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), gain, sufficient, settings)
     return by_class
 
 
@@ -234,13 +245,14 @@ def report_factors(
 
     Returns:
         AnnData (factors × features). `obs`: seed, kind (shared, private), class, dim, kl with kl_lower and kl_upper
-        (nats; of the own class, for a shared factor of the class with the largest: kl_class), p, q, block_q (of the
-        private factor's block), hidden_q (of a shared dim that one class uses most: that it has it alone), outcome
-        (active, inactive, untested), reading (a sentence), private_to (classes), n_samples, resampled, top_up,
-        top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class.
-        `layers`: effect_lower, effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits
-        cannot call, and what the readings say of S), n_refits (refits of each kind of null), tests (a row a test: seed,
-        statistic, class, dim, value in nats, p, q).
+        (nats; of the own class, for a shared factor of the class with the largest: kl_class), p, q, gain (of a private
+        factor: what it adds to the bound above the median of its null, nats), block_q (of its block), hidden_q (of a
+        shared dim that one class uses most: that it has it alone), outcome (active, inactive, untested), reading (a
+        sentence), private_to (classes), n_samples, resampled, top_up, top_down. `obsm`: kl_by_class,
+        kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class. `layers`: effect_lower,
+        effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits cannot call, and what the
+        readings say of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim,
+        value and null_median in nats, p, q).
 
     Raises:
         UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.
