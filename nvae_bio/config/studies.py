@@ -231,8 +231,6 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
             simulations[f"{source}.{seed}"] = dict(simulations[source]) | {"seed": seed}
             datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": SIMULATED.format(f"{source}.{seed}")}
         if run.baseline is None:
-            runs[run.name] = study.settings_of(run.variant, study.rows[run.row]) | {
-                "dataset": run.own_dataset,
-                "seeds": run.seeds,
-            }
+            settings = study.settings_of(run.variant, study.rows[run.row])
+            runs[run.name] = settings | {"dataset": run.own_dataset, "seeds": run.seeds}
     return values | {"simulations": simulations, "datasets": datasets, "runs": runs}

@@ -58,12 +58,12 @@ def pooled(observed: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray) -> lis
         sizes: training samples of each class, (C,).
     """
     by_statistic = {str(name): part for name, part in null.groupby("statistic")}
-    pools = []
-    for statistic, label in zip(observed["statistic"], observed["class"], strict=True):
+    pairs, pools = list(zip(observed["statistic"], observed["class"], strict=True)), {}
+    for statistic, label in dict.fromkeys(pairs):  # all dims of a class share one
         part = by_statistic.get(statistic, null.iloc[:0])
         ratio = sizes[part["class"]] / sizes[label]
-        pools.append(part["value"].to_numpy()[(ratio <= LIKE_SIZE) & (ratio >= 1 / LIKE_SIZE)])
-    return pools
+        pools[statistic, label] = part["value"].to_numpy()[(ratio <= LIKE_SIZE) & (ratio >= 1 / LIKE_SIZE)]
+    return [pools[pair] for pair in pairs]
 
 
 def pooled_p(value: np.ndarray, pools: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
