@@ -176,9 +176,22 @@ def test_a_baseline_is_a_run_of_the_study_that_trains_no_model() -> None:
     run = config.study_runs["cells.pca"]
     assert (run.baseline, run.seeds, run.own_dataset) == ("pca", [0, 5], "cells")
     assert config.study_runs["cells.nvae-default"].baseline is None
-    assert config.study is not None and config.study.n_latent == 7
+    assert run.n_latent == 7
     assert {run.title for run in config.study_runs.values()} == {"cells"}
     assert {run.row for run in config.study_runs.values()} == {"cells", "without_b"}
+
+
+def test_a_baseline_has_the_shared_dims_of_its_row() -> None:
+    values = make_condition({}, {})
+    values["study"]["rows"]["cells"]["base"] = {"model": {"n_shared": 4}}
+    config = WorkflowSettings.model_validate(values)
+    assert {name: run.n_latent for name, run in config.study_runs.items() if run.baseline} == {
+        "cells.pca": 4,
+        "without_b.pca": 7,
+    }
+    values["study"]["rows"]["cells"] = {"base": {"model": {"n_shard": 4}}, "variants": {"pca": 1}}
+    with pytest.raises(UserError, match=r"study: rows\.cells\.base: model\.n_shard: unknown key; did you mean"):
+        parse_settings(values, WorkflowSettings, "here")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +202,7 @@ def test_a_baseline_is_a_run_of_the_study_that_trains_no_model() -> None:
         ({"condition": {"control": "x", "treated": "x"}}, {}, "study.condition: control and treated are both 'x'"),
         ({"variants": {"p": {"baseline": "pac"}}}, {}, "study: variants.p.baseline: 'pac' is not allowed: pca"),
         ({"variants": {"p": {"baseline": "pca", "model": {}}}}, {}, "study: variants.p.model: a baseline has no keys"),
-        ({"base": {"model": {"variant": "per_class"}}}, {}, "study: variants.pca.baseline: base.model.n_shared, its"),
+        ({"base": {"model": {"variant": "per_class"}}}, {}, "study: rows.cells.variants.pca: base.model.n_shared, its"),
         ({}, {"condition_key": None}, "study.rows.without_b: evaluate 'condition' needs datasets.without_b.cond"),
         ({}, {"kind": "features"}, "study.rows.without_b: baselines and held-out responses are scored on counts alone"),
         (
@@ -221,7 +234,7 @@ def test_the_variants_of_kang_have_as_many_dims_a_cell_and_the_rows_hold_each_ty
     config = load_config(ROOT / "config" / "studies" / "kang.yaml")
     default = FitSettings().model
     assert {run.model.n_latent for run in config.runs.values()} == {default.n_latent}
-    assert config.study is not None and config.study.n_latent == default.n_shared
+    assert {run.n_latent for run in config.study_runs.values()} == {default.n_shared}
     assert len({tuple(dataset.hold_out.items()) for dataset in config.datasets.values()}) == 6
 
 

@@ -67,6 +67,7 @@ class StudyRun:
         seeds: one, of simulation and training, where the data set is simulated; else all seeds of training.
         is_simulated: whether the data set is made anew for each seed.
         baseline: the method, where it is none of our models.
+        n_latent: dims of a baseline: S of the row's models.
     """
 
     name: str
@@ -77,6 +78,7 @@ class StudyRun:
     seeds: list[int]
     is_simulated: bool
     baseline: Baseline | None
+    n_latent: int
 
     @property
     def own_dataset(self) -> str:
@@ -125,7 +127,13 @@ class StudySettings(Settings):
                     )
                 if not row.seeds_of(variant):
                     raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
-                if row.base and variant not in baselines:
+                if variant in baselines:
+                    self._check_run(merged(self.base, row.base), f"rows.{name}.base")
+                    if not self.n_latent_of(row):
+                        raise ValueError(
+                            f"rows.{name}.variants.{variant}: base.model.n_shared, its dims, is 0; allowed: above 0"
+                        )
+                elif row.base:
                     self._check_run(self.settings_of(variant, row), f"rows.{name}.variants.{variant}")
         return self
 
@@ -140,7 +148,7 @@ class StudySettings(Settings):
             raise ValueError(one_line(error, RunSettings, where)) from None
 
     def _check_baseline(self, name: str) -> None:
-        """Refuse a baseline that is none, that sets more, or that has no scores or no dims."""
+        """Refuse a baseline that is none, that sets more, or that has no scores."""
         values, allowed = self.variants[name], ", ".join(get_args(Baseline))
         if values[BASELINE] not in get_args(Baseline):
             raise ValueError(f"variants.{name}.{BASELINE}: {values[BASELINE]!r} is not allowed: {allowed}")
@@ -148,13 +156,10 @@ class StudySettings(Settings):
             raise ValueError(f"variants.{name}.{others[0]}: a baseline has no keys of a run; allowed: {BASELINE}")
         if self.evaluate != "condition":
             raise ValueError(f"variants.{name}.{BASELINE}: evaluate {self.evaluate!r} has none; allowed: condition")
-        if not self.n_latent:
-            raise ValueError(f"variants.{name}.{BASELINE}: base.model.n_shared, its dims, is 0; allowed: above 0")
 
-    @property
-    def n_latent(self) -> int:
-        """Dims of a baseline: S of the base."""
-        return ModelSettings.model_validate(self.base.get("model", {})).n_shared
+    def n_latent_of(self, row: StudyRow) -> int:
+        """Dims of a row's baselines: S of the models that change nothing of its base."""
+        return ModelSettings.model_validate(merged(self.base, row.base).get("model", {})).n_shared
 
     def baseline_of(self, variant: str) -> Baseline | None:
         """The method of a variant that is a baseline, None of a model of ours."""
@@ -176,8 +181,9 @@ class StudySettings(Settings):
                 seeds, name = row.seeds_of(variant), f"{row_name}.{variant}"
                 baseline, is_simulated = self.baseline_of(variant), dataset in simulated
                 parts = {f"{name}.{seed}": [seed] for seed in seeds} if is_simulated else {name: seeds}
+                n_latent = self.n_latent_of(row)
                 for part, its_seeds in parts.items():
-                    yield StudyRun(part, row_name, title, variant, dataset, its_seeds, is_simulated, baseline)
+                    yield StudyRun(part, row_name, title, variant, dataset, its_seeds, is_simulated, baseline, n_latent)
 
 
 def merged(base: Overrides, changes: Overrides) -> Overrides:

@@ -65,7 +65,7 @@ if settings.study is not None:
             seeds=lambda wildcards: [
                 f"--seed={seed}" for seed in settings.study_runs[wildcards.run].seeds
             ],
-            n_latent=settings.study.n_latent,
+            n_latent=lambda wildcards: settings.study_runs[wildcards.run].n_latent,
             condition=condition_options(),
             title=lambda wildcards: settings.study_runs[wildcards.run].title,
             variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
