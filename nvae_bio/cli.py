@@ -15,6 +15,7 @@ from nvae_bio.config import (
     Baseline,
     ConditionSettings,
     EmbeddingSettings,
+    Evaluated,
     FitSettings,
     GenerationSettings,
     NullKind,
@@ -254,7 +255,7 @@ VARIANT = click.option("--variant", default="model", show_default=True, help="wh
 
 
 @cli.command()
-@click.option("--kind", type=click.Choice(["planted", "condition"]), required=True, help="what is scored")
+@click.option("--kind", type=click.Choice(get_args(Evaluated)), required=True, help="what is scored")
 @file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
 @file_option("--report", "factor report (.h5ad)", required=False)
 @file_option("--truth", "planted: what is planted in the data (.h5ad)", required=False)
@@ -276,7 +277,7 @@ def evaluate(
     dataset: str,
     variant: str,
 ) -> None:
-    """Score a run: against what was planted, or where it keeps a condition.
+    """Score a run: against what was planted, where it keeps a condition, or its fit and latents alone.
 
     \b
     Examples:

@@ -49,7 +49,7 @@ from nvae_bio.config.simulations import (
     SimulationSettings,
     Transformation,
 )
-from nvae_bio.config.studies import Baseline, ConditionSettings, StudyRow, StudyRun, StudySettings
+from nvae_bio.config.studies import Baseline, ConditionSettings, Evaluated, StudyRow, StudyRun, StudySettings
 from nvae_bio.config.workflow import WorkflowSettings
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "Dataset",
     "DatasetSettings",
     "EmbeddingSettings",
+    "Evaluated",
     "FeaturesSettings",
     "FitSettings",
     "GenerationSettings",

@@ -17,6 +17,7 @@ SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
 OF_ROWS = {"dataset", "seeds"}  # keys of a run that a row sets
 BASELINE = "baseline"  # key of a variant that is no model of ours
 Baseline = Literal["pca", "nmf", "scvi", "scanvi"]
+Evaluated = Literal["planted", "condition", "model"]
 
 
 class ConditionSettings(Settings):
@@ -90,9 +91,10 @@ class StudySettings(Settings):
     """Runs of several variants on several data sets, scored and gathered in one table and page."""
 
     name: Name = Field(description="name of the study, and of its files")
-    evaluate: Literal["planted", "condition"] = Field(
+    evaluate: Evaluated = Field(
         description="what is scored: `planted`, against the truth of the simulations; `condition`, where the models "
-        "keep a condition that they were never told (docs/studies/README.md)"
+        "keep a condition that they were never told; `model`, the fit, the use of the latents and how much of the "
+        "class z_s tells (docs/studies/README.md)"
     )
     condition: ConditionSettings | None = Field(None, description="what `evaluate: condition` needs to know")
     folder: str = Field(

@@ -8,6 +8,8 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.evaluate.probes import leakage
 
+ACTIVE_UNIT = 0.01  # prior variances; Burda et al. 2016, arXiv:1509.00519, section 5.2
+
 
 def labelled(embedded: AnnData, split: str) -> np.ndarray:
     """Which samples have a class and are in a part of the split, (n,), bool."""
@@ -28,8 +30,9 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
 
     Returns:
         elbo_test (nats; mean bound on log p(x|y) of held-out samples), kl_shared_share (of the KL of z_s and the own
-        block, held out), active_shared (shared dims called active; left out where none was tested), and of z_s
-        leakage_linear, leakage_knn, leakage_chance. What a model without z_s cannot have is left out.
+        block, held out), active_units_shared (dims of z_s whose posterior mean has a variance above 0.01 over held-out
+        samples), active_shared (shared dims called active; left out where none was tested), and of z_s leakage_linear,
+        leakage_knn, leakage_chance. What a model without z_s cannot have is left out.
     """
     test = labelled(embedded, "test")
     scores = {"elbo_test": float(embedded.obs.loc[test, schema.ELBO].mean())}
@@ -37,6 +40,8 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
         return scores
     kl_shared = float(embedded.obsm[schema.KL_SHARED][test].sum(1).mean())
     scores["kl_shared_share"] = kl_shared / (kl_shared + _own_kl(embedded, test))
+    variance = embedded.obsm[schema.SHARED][test].var(axis=0)
+    scores["active_units_shared"] = float((variance > ACTIVE_UNIT).sum())
     found = report.obs.loc[report.obs["kind"] == "shared", "outcome"]
     if not (found == "untested").all():
         scores["active_shared"] = float((found == "active").sum())

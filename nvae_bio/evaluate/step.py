@@ -73,6 +73,15 @@ def _planted(run: ScoredRun) -> dict[int, dict[str, float]]:
     return {_seed(adata): planted_scores(factors, adata, known) for adata in embedded}
 
 
+def _model(run: ScoredRun) -> dict[int, dict[str, float]]:
+    """Scores of each seed that need neither truth nor condition."""
+    if run.report is None:
+        raise UserError("evaluate: kind 'model' needs --report")
+    factors = read_report(run.report)
+    embedded = map(read_embedded, run.embedded)
+    return {_seed(adata): model_scores(adata, of_seed(factors, _seed(adata))) for adata in embedded}
+
+
 def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
     """Scores of each seed: with models of the response of classes held out, else of where the condition is."""
     if settings is None:
@@ -115,7 +124,8 @@ def evaluate(
 
     Args:
         kind: what is scored. `planted`: against the truth of a simulation; `condition`: where a condition is that the
-            model was never told, or the response of classes whose treated samples are held out.
+            model was never told, or the response of classes whose treated samples are held out; `model`: fit, use of
+            the latents and how much of the class z_s tells, which any data have.
         run: its files.
         output: the table.
         settings: the condition.
@@ -124,6 +134,10 @@ def evaluate(
     Raises:
         UserError: a file that the kind needs is not given, or files that are not of one run.
     """
-    table = score_table(_planted(run) if kind == "planted" else _condition(run, settings), dataset, variant)
+    if kind == "condition":
+        scores = _condition(run, settings)
+    else:
+        scores = _planted(run) if kind == "planted" else _model(run)
+    table = score_table(scores, dataset, variant)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))
