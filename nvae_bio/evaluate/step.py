@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -134,10 +135,7 @@ def evaluate(
     Raises:
         UserError: a file that the kind needs is not given, or files that are not of one run.
     """
-    if kind == "condition":
-        scores = _condition(run, settings)
-    else:
-        scores = _planted(run) if kind == "planted" else _model(run)
+    scores = {"planted": _planted, "model": _model, "condition": partial(_condition, settings=settings)}[kind](run)
     table = score_table(scores, dataset, variant)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))
