@@ -266,7 +266,7 @@ VARIANT = click.option("--variant", default="model", show_default=True, help="wh
 @DATASET
 @VARIANT
 def evaluate(
-    kind: str,
+    kind: Evaluated,
     embedded: tuple[Path, ...],
     report: Path | None,
     truth: Path | None,

@@ -14,6 +14,7 @@ from nvae_bio import schema
 from nvae_bio.cli import main
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.common import model_scores
 from nvae_bio.evaluate.planted import (
     Known,
     call_scores,
@@ -217,12 +218,21 @@ def test_probes_find_a_class_that_is_there_and_chance_where_it_is_not() -> None:
     assert around["leakage_linear"] < 0.65
 
 
+def test_a_unit_is_active_where_its_mean_follows_the_held_out_samples() -> None:
+    truth = make_truth({"x": ["a"]})
+    embedded, report = make_embedded(truth, {"a": "x"}), make_report([], NOTHING)
+    test = (embedded.obs[schema.SPLIT] == "test").to_numpy()
+    embedded.obsm[schema.SHARED][test, 0] *= 0.05  # variance .0025 on held-out samples, 1 on the others
+    assert model_scores(embedded, report)["active_units_shared"] == 1
+
+
 def test_all_scores_of_a_run_are_written_and_a_foreign_truth_is_refused(tmp_path: Path) -> None:
     truth = make_truth({"x": ["a"]})
     embedded, report = make_embedded(truth, {"a": "x"}), make_report([("private", "a", 1, "a")], NOTHING)
     scores = planted_scores(report, embedded, truth)
     assert scores["kl_shared_share"] == pytest.approx(1.5 / 2.0)
     assert scores["elbo_test"] == -7
+    assert scores["active_units_shared"] == 2
     for name, adata in (("truth", truth), ("embedded", embedded), ("report", report)):
         write_anndata(adata, tmp_path / f"{name}.h5ad")
     files = [f"--{name}={tmp_path / name}.h5ad" for name in ("report", "embedded")]
@@ -235,5 +245,10 @@ def test_all_scores_of_a_run_are_written_and_a_foreign_truth_is_refused(tmp_path
     written = dict(zip(table["metric"], table["value"], strict=True))
     assert written == pytest.approx(scores)
     assert main(command) == 2
+    assert main([part.replace("planted", "model") for part in command]) == 0
+    alone = pd.read_csv(output).set_index("metric")["value"].to_dict()
+    assert alone == pytest.approx({name: scores[name] for name in alone})
+    assert {"elbo_test", "leakage_knn", "kl_shared_share"} <= set(alone)
+    assert main(["evaluate", "--kind=model", files[1], f"--output={output}"]) == 2
     with pytest.raises(UserError, match="truth: no sample 's0'"):
         planted_scores(report, embedded, truth[1:].copy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import ConditionSettings
+from nvae_bio.config import ConditionSettings, Evaluated
 from nvae_bio.data.files import read_embedded, read_file, read_report, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import model_scores, of_seed
@@ -114,7 +114,7 @@ def _seed(adata: AnnData) -> int:
 
 
 def evaluate(
-    kind: str,
+    kind: Evaluated,
     run: ScoredRun,
     output: Path,
     settings: ConditionSettings | None = None,
@@ -135,7 +135,12 @@ def evaluate(
     Raises:
         UserError: a file that the kind needs is not given, or files that are not of one run.
     """
-    scores = {"planted": _planted, "model": _model, "condition": partial(_condition, settings=settings)}[kind](run)
+    kinds: dict[Evaluated, Callable[[ScoredRun], dict[int, dict[str, float]]]] = {
+        "planted": _planted,
+        "condition": partial(_condition, settings=settings),
+        "model": _model,
+    }
+    scores = kinds[kind](run)
     table = score_table(scores, dataset, variant)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))
