@@ -364,7 +364,9 @@ def test_a_base_model_that_cannot_be_one_is_refused() -> None:
 
 
 def make_table(kinds: Sequence[str], classes: Sequence[str], hidden: Sequence[list[str]]) -> pd.DataFrame:
-    return pd.DataFrame({"kind": kinds, "class": classes, "outcome": "active", "hidden_in": hidden, "seed": 0})
+    return pd.DataFrame(
+        {"kind": kinds, "class": classes, "kl": 1.0, "outcome": "active", "hidden_in": hidden, "seed": 0}
+    )
 
 
 def test_effects_are_alike_whatever_their_sign_and_never_within_a_block() -> None:
@@ -390,6 +392,20 @@ def test_readings_in_words() -> None:
     assert found["private_to"].tolist() == ["", "", "", "d", "a", "e", ""]
     assert [note.split(":")[0] for note in notes(pd.concat([table, found], axis=1))] == ["S too small", "hidden in z_s"]
     assert notes(table.assign(reading="private to a")) == []
+
+
+def test_what_spilled_into_most_blocks_is_said_though_none_is_called() -> None:
+    classes = ["a", "b", "c", "d", "e"]
+    table = make_table(["private"] * 5, [*"abcde"], [[]] * 5).assign(outcome="inactive")
+    effect, usage = np.tile([1.0, 0, 0], (5, 1)), np.zeros((5, 5), bool)
+    effect[4] = [0, 1, 0]
+    found = read_factors(table, effect, usage, classes, 0.7)
+    spilled = "shared: blocks of 4 classes have like effects; S is too small"
+    assert found["reading"].tolist() == [spilled] * 4 + [""]
+    one = table.assign(outcome=["active", *["inactive"] * 4])  # with the same in most blocks it is not private
+    assert read_factors(one, effect, usage, classes, 0.7)["private_to"].tolist() == [""] * 5
+    few = table.assign(outcome=["active", *["inactive"] * 4], kl=[1.0, 1.0, 0.01, 0.01, 1.0])  # empty dims do not count
+    assert read_factors(few, effect, usage, classes, 0.7)["reading"].tolist() == ["private to a", *[""] * 4]
 
 
 @pytest.mark.parametrize("n_classes", range(2, 30))

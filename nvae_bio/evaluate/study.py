@@ -87,7 +87,9 @@ def markdown(table: pd.DataFrame) -> str:
 def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figure:
     """A panel a metric: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed."""
     places = scores[["dataset", "variant"]].drop_duplicates().to_numpy()
-    figure, panels = make_panels(len(metrics), 3.6, 0.6 + 0.2 * len(places), n_columns=2)
+    names = [" · ".join(place) for place in places]
+    width = 3.0 + 0.035 * max(map(len, names))  # inches a panel; the names are beside one of two
+    figure, panels = make_panels(len(metrics), width, 0.6 + 0.2 * len(places), n_columns=2)
     for index, (panel, (metric, bar)) in enumerate(zip(panels, metrics.items(), strict=True)):
         found = of_metric(scores, metric)
         for line, place in enumerate(places):
@@ -99,7 +101,7 @@ def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figur
         if bar is not None:
             panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
         panel.set_ylim(len(places) - 0.5, -0.5)
-        panel.set_yticks(range(len(places)), labels=[" · ".join(place) for place in places] if index % 2 == 0 else [])
+        panel.set_yticks(range(len(places)), labels=names if index % 2 == 0 else [])
         panel.locator_params(axis="x", nbins=4)
         panel.set_title(metric)
     return figure

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.sparse.csgraph import connected_components
 
 from nvae_bio.factors.usage import few
+from nvae_bio.train.held_out import EMPTY_NATS
 
 
 def alike(effect: np.ndarray, block: np.ndarray, agreement: float) -> np.ndarray:
@@ -37,29 +38,33 @@ def read_factors(
     """The reading of each factor of one seed.
 
     Args:
-        table: a row a factor: kind, class, outcome, hidden_in (classes that use the shared dim alone, a list).
+        table: a row a factor: kind, class, kl (nats), outcome, hidden_in (classes that use the shared dim alone, a
+            list).
         effect: decoded effect of each factor, (factors, features); NaN where unknown.
         usage: whether each class was found to use the factor, (factors, C), bool.
         classes: names.
         agreement: |cos| from which on effects of private factors of different classes count as one.
 
     Returns:
-        Columns reading (a sentence, empty for a factor that is not active) and private_to (names of the classes, comma
-        separated, that have the factor for themselves; empty where it is shared or not active).
+        Columns reading (a sentence, empty for a factor that is not active and did not spill) and private_to (names of
+        the classes, comma separated, that have the factor for themselves; empty where it is shared or not active).
+        Private dims of most classes with like effects are one shared factor that spilled, called or not: a null that is
+        as short of shared dims as the model calls none of them.
     """
     reading, private_to = [""] * len(table), [""] * len(table)
     active = (table["outcome"] == "active").to_numpy()
     kind, label = table["kind"].to_numpy(), table["class"].astype(str).to_numpy()
-    private = np.flatnonzero(active & (kind == "private"))
-    groups = alike(np.nan_to_num(effect[private]), label[private], agreement)
-    for row, group in zip(private, groups, strict=True):
-        members = [name for name in classes if name in set(label[private[groups == group]])]
-        if len(members) == 1:
-            reading[row], private_to[row] = f"private to {members[0]}", members[0]
-        elif len(members) <= few(len(classes)):
-            reading[row], private_to[row] = f"private to {_named(members)}, with like effects", _named(members)
-        else:
-            reading[row] = f"shared: blocks of {len(members)} classes have like effects; S is too small"
+    used = np.flatnonzero((kind == "private") & (active | (table["kl"] >= EMPTY_NATS).to_numpy()))
+    groups = alike(np.nan_to_num(effect[used]), label[used], agreement)
+    for row, group in zip(used, groups, strict=True):
+        alike_rows = used[groups == group]
+        n_alike, members = len(set(label[alike_rows])), set(label[alike_rows[active[alike_rows]]])
+        having = _named([name for name in classes if name in members])
+        if n_alike > few(len(classes)):
+            reading[row] = f"shared: blocks of {n_alike} classes have like effects; S is too small"
+        elif active[row]:
+            reading[row] = f"private to {having}" + (", with like effects" if len(members) > 1 else "")
+            private_to[row] = having
     for row in np.flatnonzero(kind == "shared"):
         alone = list(table["hidden_in"].iloc[row])
         if alone and len(alone) <= few(len(classes)):
