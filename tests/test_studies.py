@@ -181,6 +181,13 @@ def test_a_baseline_is_a_run_of_the_study_that_trains_no_model() -> None:
     assert {run.row for run in config.study_runs.values()} == {"cells", "without_b"}
 
 
+def test_a_base_may_be_whole_with_its_variants_alone() -> None:
+    values = make_config(base={"model": {"n_shared": 0}}, variants={"wide": {"model": {"variant": "per_class"}}})
+    values["study"]["rows"] = {"digits": {"variants": {"wide": 1}}}
+    (run,) = WorkflowSettings.model_validate(values).study_runs.values()
+    assert (run.baseline, run.n_latent) == (None, None)
+
+
 def test_a_baseline_has_the_shared_dims_of_its_row() -> None:
     values = make_condition({}, {})
     values["study"]["rows"]["cells"]["base"] = {"model": {"n_shared": 4}}
@@ -234,7 +241,7 @@ def test_the_variants_of_kang_have_as_many_dims_a_cell_and_the_rows_hold_each_ty
     config = load_config(ROOT / "config" / "studies" / "kang.yaml")
     default = FitSettings().model
     assert {run.model.n_latent for run in config.runs.values()} == {default.n_latent}
-    assert {run.n_latent for run in config.study_runs.values()} == {default.n_shared}
+    assert {run.n_latent for run in config.study_runs.values() if run.baseline} == {default.n_shared}
     assert len({tuple(dataset.hold_out.items()) for dataset in config.datasets.values()}) == 6
 
 

@@ -68,7 +68,7 @@ class StudyRun:
         seeds: one, of simulation and training, where the data set is simulated; else all seeds of training.
         is_simulated: whether the data set is made anew for each seed.
         baseline: the method, where it is none of our models.
-        n_latent: dims of a baseline: S of the row's models.
+        n_latent: dims of a baseline; None of a model of ours.
     """
 
     name: str
@@ -79,7 +79,7 @@ class StudyRun:
     seeds: list[int]
     is_simulated: bool
     baseline: Baseline | None
-    n_latent: int
+    n_latent: int | None
 
     @property
     def own_dataset(self) -> str:
@@ -130,7 +130,7 @@ class StudySettings(Settings):
                 if not row.seeds_of(variant):
                     raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
                 if variant in baselines:
-                    self._check_run(merged(self.base, row.base), f"rows.{name}.base")
+                    self._check_run(self.base_of(row), f"rows.{name}.base")
                     if not self.n_latent_of(row):
                         raise ValueError(
                             f"rows.{name}.variants.{variant}: base.model.n_shared, its dims, is 0; allowed: above 0"
@@ -159,9 +159,13 @@ class StudySettings(Settings):
         if self.evaluate != "condition":
             raise ValueError(f"variants.{name}.{BASELINE}: evaluate {self.evaluate!r} has none; allowed: condition")
 
+    def base_of(self, row: StudyRow | None) -> Overrides:
+        """`base` with the changes of a row."""
+        return merged(self.base, row.base if row else {})
+
     def n_latent_of(self, row: StudyRow) -> int:
         """Dims of a row's baselines: S of the models that change nothing of its base."""
-        return ModelSettings.model_validate(merged(self.base, row.base).get("model", {})).n_shared
+        return ModelSettings.model_validate(self.base_of(row).get("model", {})).n_shared
 
     def baseline_of(self, variant: str) -> Baseline | None:
         """The method of a variant that is a baseline, None of a model of ours."""
@@ -169,7 +173,7 @@ class StudySettings(Settings):
 
     def settings_of(self, variant: str, row: StudyRow | None = None) -> Overrides:
         """`base` with the changes of a row and of a variant."""
-        return merged(merged(self.base, row.base if row else {}), self.variants[variant])
+        return merged(self.base_of(row), self.variants[variant])
 
     def runs(self, simulated: Mapping[str, str]) -> Iterator[StudyRun]:
         """Every run.
@@ -183,7 +187,7 @@ class StudySettings(Settings):
                 seeds, name = row.seeds_of(variant), f"{row_name}.{variant}"
                 baseline, is_simulated = self.baseline_of(variant), dataset in simulated
                 parts = {f"{name}.{seed}": [seed] for seed in seeds} if is_simulated else {name: seeds}
-                n_latent = self.n_latent_of(row)
+                n_latent = self.n_latent_of(row) if baseline else None
                 for part, its_seeds in parts.items():
                     yield StudyRun(part, row_name, title, variant, dataset, its_seeds, is_simulated, baseline, n_latent)
 
