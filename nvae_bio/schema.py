@@ -43,6 +43,7 @@ PREDICTED = "nvae_label"
 CONFIDENCE = "nvae_confidence"
 ELBO = "nvae_elbo"
 KL_SHARED = "nvae_kl_shared"  # per-sample KL of each shared dim, nats
+GAIN_SHARED = "nvae_gain_shared"  # what each dim of z_s adds to the bound, nats; held-out samples alone, else NaN
 GAIN = "nvae_gain_specific"  # what the own block (obs) and each of its dims (obsm) add to the bound, nats
 KL_PRIVATE = "nvae_kl_private"  # per-sample KL of each private dim, blocks in class order, nats
 UMAP = "X_umap"  # of the shared embedding
@@ -50,14 +51,40 @@ SPECIFIC_UMAP = "X_nvae_specific_umap"
 EFFECT_SHARED = "nvae_effect_shared"
 MODEL = "nvae"  # uns: version, settings, classes, seed, data fingerprint
 
+# embedded, of a run: consensus over seeds
+FACTORS = "X_nvae_factors"  # score of each sample on each factor, NaN where its class cannot have it
+FACTORS_STD = "nvae_factors_std"  # its standard deviation over seeds
+FACTOR_NAMES = "factors"  # in uns["nvae"]: the columns of both
+
 # factors
 KL_BY_CLASS = "kl_by_class"
 KL_BY_CLASS_LOWER = "kl_by_class_lower"
 KL_BY_CLASS_UPPER = "kl_by_class_upper"
 Q_BY_CLASS = "q_by_class"  # of a private factor in its own class, of a shared one in each
+LOSS_BY_CLASS = "loss_by_class"  # log-likelihood of held-out samples lost without the factor, nats a sample
+LOSS_BY_CLASS_LOWER = "loss_by_class_lower"
+LOSS_BY_CLASS_UPPER = "loss_by_class_upper"
+AGREEMENT_BY_CLASS = "agreement_by_class"  # cos of the effect in a class with that in all classes
+OUTCOME_BY_CLASS = "outcome_by_class"  # a table: active, inactive or under-powered
+MEMBERS = "members"  # tables in uns["nvae"]: what each consensus factor is made of, seed by seed
+ASSOCIATIONS = "associations"  # with columns of obs
+ENRICHMENT = "enrichment"  # of gene sets among the top genes
+LEAKAGE = "leakage"  # what probes read off the latents
+CAPACITY = "capacity"  # how many private factors each class has
+POWER = "power"  # how often planted programmes are found
+SUSPECTS = "suspects"  # samples whose label or content the model doubts
 TESTS = "tests"  # in uns["nvae"]: a table of everything that was tested
 EFFECT_LOWER = "effect_lower"
 EFFECT_UPPER = "effect_upper"
+
+
+def effect_shared_class(index: int) -> str:
+    """varm key of the effects of the shared factors in class number `index` of `uns["nvae"]["classes"]`.
+
+    >>> effect_shared_class(3)
+    'nvae_effect_shared_class_3'
+    """
+    return f"{EFFECT_SHARED}_class_{index}"
 
 
 def effect_class(index: int) -> str:

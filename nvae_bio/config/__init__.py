@@ -25,6 +25,7 @@ from nvae_bio.config.reading import (
     load_simulation,
     parse_settings,
 )
+from nvae_bio.config.reports import AuditSettings, NullKind, PowerSettings, ReportSettings
 from nvae_bio.config.runs import (
     LIKELIHOODS,
     EmbeddingSettings,
@@ -32,8 +33,6 @@ from nvae_bio.config.runs import (
     GenerationSettings,
     LikelihoodName,
     ModelSettings,
-    NullKind,
-    ReportSettings,
     RunSettings,
     TrainingSettings,
     Variant,
@@ -55,6 +54,7 @@ from nvae_bio.config.workflow import WorkflowSettings
 __all__ = [
     "BUILTINS",
     "LIKELIHOODS",
+    "AuditSettings",
     "Baseline",
     "ConditionSettings",
     "CountsSettings",
@@ -74,6 +74,7 @@ __all__ = [
     "Name",
     "NullKind",
     "Planted",
+    "PowerSettings",
     "Programme",
     "QcSettings",
     "ReportSettings",

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Seed, Settings
+from nvae_bio.config.reports import AuditSettings, NullKind, PowerSettings, ReportSettings
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
-NullKind = Literal["no_private", "no_factor", "permuted_labels", "permuted_features"]
 Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]
 LikelihoodName = Literal[
     "negative_binomial",
@@ -239,57 +239,6 @@ class EmbeddingSettings(Settings):
     )
 
 
-class ReportSettings(Settings):
-    """The factor report."""
-
-    n_bootstrap: int = Field(1000, ge=100, description="bootstrap resamples of an interval; at least 100")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals, 0.5 to 1")
-    null_kind: Literal["no_private", "permuted_labels", "permuted_features"] = Field(
-        "no_private",
-        description="data on which the run is refitted, to see what its detector finds where no class has a factor of "
-        "its own. `no_private`: drawn from a model without private latents; the other two are wrong (the first lets "
-        "factors pass that S has no room for, the second destroys shared factors too) and are here to show it",
-    )
-    n_refits: NonNegativeInt = Field(
-        20,
-        description="refits on null data, at most; each is a training of its own. Their values are pooled over classes "
-        "of like size, so the smallest p is about 1 / (refits × such classes): a factor of one class alone takes "
-        "1 / `fdr` refits at least. 0: no private factor is called",
-    )
-    n_shared_refits: NonNegativeInt | None = Field(
-        None,
-        description="refits on data without any factor, by which the usage of shared dims is tested; null: half of "
-        "`n_refits`; 0: none is called",
-    )
-    refits_per_job: PositiveInt = Field(
-        5, description="refits that one job of the workflow makes, one after the other; no result depends on it"
-    )
-    fdr: float = Field(
-        0.05,
-        gt=0,
-        le=0.5,
-        description="false discovery rate of the calls, above 0 to 0.5; in families, see docs/model.md",
-    )
-    agreement: float = Field(
-        0.7,
-        gt=0,
-        le=1,
-        description="|cos| of their effects from which on private factors of different classes count as one; to 1",
-    )
-    min_kl: float = Field(
-        0.01,
-        ge=0,
-        description="a factor with less is never called active (nats); at 0.01 the mean has 2 % of the variance",
-    )
-    min_gain: float = Field(
-        0.1,
-        ge=0,
-        description="a private factor that adds less to the bound on log p(x|y) of held-out samples, above the median "
-        "of its null, is never called active (nats a sample): a small p may be that of a gain too small to matter",
-    )
-    n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
-
-
 class GenerationSettings(Settings):
     """Samples and traversals drawn from the model."""
 
@@ -331,8 +280,17 @@ class RunSettings(FitSettings):
     dataset: str = Field(description="name of an entry of `datasets`")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds; one model is trained for each")
     embedding: EmbeddingSettings = EmbeddingSettings()
+    audit: AuditSettings = AuditSettings()
+    power: PowerSettings | None = Field(
+        None, description="`on`, or a section with the keys below: planted programmes are measured; counts alone"
+    )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+
+    @field_validator("power", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def refits(self) -> dict[NullKind, list[range]]:
