@@ -10,16 +10,18 @@ import pytest
 import scanpy as sc
 import torch
 
-from nvae_bio import embed_data, schema
+from nvae_bio import embed_data, schema, train_model
 from nvae_bio.config import EmbeddingSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.data.samples import to_samples
-from nvae_bio.embed import EFFECT_SD, _umap, decoded_effects, encode
+from nvae_bio.embed import EFFECT_SD, decoded_effects, encode, shared_gain
+from nvae_bio.embed.step import _umap
 from tests.toys import (
     CLASSES,
     NO_UMAP,
     PREPARED,
     embedded,
+    fit_settings,
     prepared_counts,
     prepared_features,
     prepared_images,
@@ -48,6 +50,7 @@ def test_keys_shapes_and_order(kind: str) -> None:
         "nvae_kl_shared": n_shared,
         "nvae_kl_private": 3 * n_private,
         "nvae_gain_specific": n_private,
+        "nvae_gain_shared": n_shared,
     }
     for key in ("nvae_effect_shared", "nvae_effect_class_0", "nvae_effect_class_2"):
         low, mid, high = (np.asarray(adata.varm[key + end]) for end in ("_lower", "", "_upper"))
@@ -57,13 +60,15 @@ def test_keys_shapes_and_order(kind: str) -> None:
     assert adata.uns["nvae"]["fingerprint"] == prepared.uns["nvae_data"]["fingerprint"]
     assert list(adata.uns["nvae"]["classes"]) == CLASSES
     assert adata.uns["nvae"]["calibrated"]
-    assert all(np.isfinite(table).all() for table in adata.obsm.values())
+    gain = adata.obsm["nvae_gain_shared"]
+    assert (np.isnan(gain).all(1) == (adata.obs["split"] == "train")).all()
+    assert all(np.isfinite(table).all() for key, table in adata.obsm.items() if key != "nvae_gain_shared")
 
 
 @pytest.mark.parametrize("variant", ["cvae", "vae", "per_class"])
 def test_a_latent_that_a_variant_lacks_has_no_key(variant: str) -> None:
     keys = set(embedded("counts", variant).obsm)
-    lacking = {"X_nvae_shared", "nvae_shared_std", "nvae_kl_shared"}
+    lacking = {"X_nvae_shared", "nvae_shared_std", "nvae_kl_shared", "nvae_gain_shared"}
     if variant != "per_class":
         lacking = {"X_nvae_specific", "nvae_specific_std", "nvae_kl_private", "nvae_gain_specific"}
         assert "nvae_gain_specific" not in embedded("counts", variant).obs
@@ -136,7 +141,7 @@ def test_the_effect_of_a_private_factor_is_a_difference_of_decoded_means() -> No
     prepared, network = prepared_features(), trained("features").network
     samples = to_samples(prepared, CLASSES)
     encoded = encode(network, samples, 1, 0)
-    _, private = decoded_effects(network, samples, encoded, 10_000, 0)
+    private = decoded_effects(network, samples, encoded, 10_000, 0).private
     rows = (samples.label == 1).nonzero().squeeze(1)
     mean, std = encoded.private.mean[rows, 1], encoded.private.log_std[rows, 1].exp()
     center, spread = mean[:, 0].mean(), (mean[:, 0].var(correction=0) + (std[:, 0] ** 2).mean()).sqrt()
@@ -192,3 +197,47 @@ def test_a_random_part_is_laid_out_where_samples_are_many() -> None:
     assert laid_out.sum() == 100
     assert adata.obs["label"][laid_out].nunique() == 3
     assert np.isfinite(adata.obsm[schema.SHARED]).all()
+
+
+def test_the_gain_of_a_shared_dim_that_moves_nothing_is_its_kl_lost() -> None:
+    model = trained("counts")
+    samples, network = model.card.samples_of(prepared_counts()), model.network
+    weight = network.decoder.composition.shared_weight
+    before = weight.detach().clone()
+    rows = torch.arange(0, len(samples), 3)
+    with torch.no_grad():
+        weight[4] = 0
+        found = shared_gain(network, samples, rows, 3, 0)
+        kl = encode(network, samples, 1, 0).shared.kl()[rows]
+        weight.copy_(before)
+    torch.testing.assert_close(found[:, 4], -kl[:, 4], atol=1e-4, rtol=1e-4)
+    assert (found[:, 3] + kl[:, 3]).abs().max() > 1e-3
+
+
+def test_the_gain_of_the_only_shared_dim_is_the_bound_less_that_without_it() -> None:
+    """By hand: the same draws decoded with z_s and with z_s at 0, and the KL of the dim."""
+    prepared = prepared_features()
+    network = train_model(prepared, fit_settings(3, n_shared=1)).network
+    samples = to_samples(prepared, CLASSES)
+    rows = torch.arange(50)
+    found = shared_gain(network, samples, rows, 400, 0)
+    batch = samples.take(rows)
+    with torch.no_grad():
+        posterior = network.infer(batch)[0]
+        own = posterior.own(batch.label)
+        lost = torch.zeros(50)
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(2000):
+            shared, private = network.draw(posterior, own, torch.randn(50, 3, generator=generator))
+            outputs = [network.decoder(z, private, batch.label) for z in (shared, 0 * shared)]
+            lost += network.likelihood.log_prob(outputs[0], batch) - network.likelihood.log_prob(outputs[1], batch)
+    expected = lost / 2000 - posterior.shared.kl()[:, 0]
+    assert np.corrcoef(found[:, 0], expected)[0, 1] > 0.9
+    assert abs(float(found.mean() - expected.mean())) < 0.15
+
+
+def test_shared_effects_are_the_mean_of_those_by_class() -> None:
+    adata = embedded("counts")
+    by_class = [adata.varm[f"nvae_effect_shared_class_{index}"] for index in range(3)]
+    np.testing.assert_allclose(np.mean(by_class, axis=0), adata.varm["nvae_effect_shared"], atol=1e-5)
+    assert np.abs(by_class[0] - by_class[1]).max() > 1e-4

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from anndata import AnnData
-from torch.distributions import Normal
+from torch.distributions import Laplace, Normal
 
 from nvae_bio import embed_data, train_model
 from nvae_bio.config import LIKELIHOODS, ModelSettings, RunSettings, check_model_fits
@@ -149,13 +149,13 @@ def test_a_gene_of_few_counts_starts_near_the_mean_of_all_and_an_empty_class_at_
 # --- prior -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_prior_of_the_weights_is_gaussian_and_that_of_a_stack_is_of_each_model() -> None:
+def test_the_prior_of_the_weights_is_that_of_torch_and_that_of_a_stack_is_of_each_model() -> None:
     settings = ModelSettings(loading_sd=0.3, intercept_sd=1.7)
     models = [randomize(make_model(likelihood="poisson", n_shared=3, n_private=2), seed) for seed in (1, 2)]
     expected = []
     for model in models:
         of, zeros = model.decoder.composition, torch.zeros(()).double()
-        loadings, intercepts = Normal(zeros, 0.3), Normal(zeros, 1.7)
+        loadings, intercepts = Laplace(zeros, 0.3 / 2**0.5), Normal(zeros, 1.7)  # of standard deviation 0.3
         found = [(part, loadings) for part in (of.shared_weight, of.class_weight)] + [(of.class_bias, intercepts)]
         expected.append(sum((prior.log_prob(part) - prior.log_prob(zeros)).sum() for part, prior in found))
         torch.testing.assert_close(model.log_prior(settings), expected[-1])

@@ -100,10 +100,15 @@ class ModelSettings(Settings):
         "kind: linear for counts, network for images and features",
     )
     loading_sd: float = Field(
-        0.2,
+        0.14,
         gt=0,
-        description="standard deviation of the prior of a linear decoder's loadings (log rate of counts a unit of z); "
-        "above 0, large for none",
+        description="standard deviation of the prior of a linear decoder's loadings, a Laplace distribution (log rate of "
+        "counts a unit of z); above 0, large for none",
+    )
+    rotation: Literal["varimax", "none"] = Field(
+        "varimax",
+        description="`varimax`: when the warm-up ends, the axes of a linear decoder's latents are turned so that each "
+        "loads few features strongly; `none`: they stay as they come, which may spread a factor over several dims",
     )
     intercept_sd: float = Field(
         2.0,

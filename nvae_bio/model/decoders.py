@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,12 +44,20 @@ class Composition(nn.Module):
         self.class_weight = nn.Parameter(torch.empty(n_classes, n_private, width).uniform_(-bound, bound))
         self.class_bias = nn.Parameter(torch.empty(n_classes, width).uniform_(-bound, bound))
 
-    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
+    def forward(
+        self,
+        shared: Tensor,
+        own: Tensor,
+        label: Tensor,
+        covariates: Covariates | None = None,
+        block: Tensor | None = None,
+    ) -> Tensor:
         """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,).
 
-        Without covariates they are those of an average training sample.
+        Without covariates they are those of an average training sample. With `block` (batch,) the loadings are those of
+        that class and the intercept stays that of `label`: a programme that one class borrows from another.
         """
-        private = (own[:, :, None] * self.class_weight.index_select(0, label)).sum(1)
+        private = (own[:, :, None] * self.class_weight.index_select(0, label if block is None else block)).sum(1)
         hidden = self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
         return hidden if self.effect is None else hidden + self.effect(covariates)
 
@@ -55,7 +65,10 @@ class Composition(nn.Module):
 def log_prior(
     shared_weight: Tensor, class_weight: Tensor, class_bias: Tensor, loading_sd: float, intercept_sd: float
 ) -> Tensor:
-    """log of N(0, loading_sd²) at the loadings and of N(0, intercept_sd²) at the intercepts, but for constants, (…,).
+    """log of a Laplace prior at the loadings and of N(0, intercept_sd²) at the intercepts, but for constants, (…,).
+
+    Most genes are no part of a factor, and few are much of it: so loadings have heavy tails, with standard deviation
+    `loading_sd` (density e^(−√2 |w| / loading_sd)).
 
     Args:
         shared_weight: (…, S, outputs).
@@ -63,8 +76,8 @@ def log_prior(
         class_bias: (…, C, outputs).
         loading_sd, intercept_sd: in units of the outputs.
     """
-    loadings = shared_weight.square().sum((-1, -2)) + class_weight.square().sum((-1, -2, -3))
-    return -(loadings / loading_sd**2 + class_bias.square().sum((-1, -2)) / intercept_sd**2) / 2
+    loadings = shared_weight.abs().sum((-1, -2)) + class_weight.abs().sum((-1, -2, -3))
+    return -math.sqrt(2) * loadings / loading_sd - class_bias.square().sum((-1, -2)) / (2 * intercept_sd**2)
 
 
 class Decoder(nn.Module):
@@ -84,7 +97,11 @@ class Decoder(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
         """Outputs, (batch, n_outputs); without covariates those of an average training sample."""
-        outputs: Tensor = self.head(F.relu(self.composition(shared, own, label, covariates)), self.output_bias)
+        return self.outputs(self.composition(shared, own, label, covariates))
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """Outputs, (batch, n_outputs), from what the composition gives, (batch, width)."""
+        outputs: Tensor = self.head(F.relu(hidden), self.output_bias)
         return outputs
 
 
@@ -103,5 +120,8 @@ class LinearDecoder(nn.Module):
 
     def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
         """Outputs, (batch, n_outputs); without covariates those of an average training sample."""
-        outputs: Tensor = self.composition(shared, own, label, covariates) + self.output_bias
-        return outputs
+        return self.outputs(self.composition(shared, own, label, covariates))
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """Outputs, (batch, n_outputs), from what the composition gives, which is as wide."""
+        return hidden + self.output_bias

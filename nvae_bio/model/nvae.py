@@ -22,6 +22,7 @@ from nvae_bio.model.distributions import FeatureDistribution
 from nvae_bio.model.kernels import is_fused
 from nvae_bio.model.likelihoods import CountLikelihood, Likelihood, make_likelihood
 from nvae_bio.model.moments import FeatureMoments
+from nvae_bio.model.rotation import TURNED, turn_axes
 from nvae_bio.model.sparse import FirstLayer, Inputs
 
 LOG_STD_RANGE = (-8.0, 3.0)
@@ -266,6 +267,14 @@ class NVAE(nn.Module):
         """That of the decoder's weights, nats but for a constant, ()."""
         of = self.decoder.composition
         return log_prior(of.shared_weight, of.class_weight, of.class_bias, settings.loading_sd, settings.intercept_sd)
+
+    def turn_axes(self) -> list[Tensor]:
+        """Turn the axes of a linear decoder's latents to simple structure; what has changed, nothing in a network."""
+        if not isinstance(self.decoder, LinearDecoder):
+            return []
+        weights = {name: value for name, value in self.named_parameters() if name in TURNED}
+        turn_axes(weights)
+        return list(weights.values())
 
     @torch.no_grad()
     def fit_output_bias(self, moments: FeatureMoments) -> None:

@@ -14,6 +14,7 @@ from nvae_bio.data.batch import Covariates
 from nvae_bio.model.decoders import log_prior
 from nvae_bio.model.likelihoods import Likelihood
 from nvae_bio.model.nvae import NVAE, Pass
+from nvae_bio.model.rotation import LINEAR, TURNED, turn_axes
 
 LIKELIHOOD = "likelihood."
 WITH_PRIOR = ("shared_weight", "class_weight", "class_bias")
@@ -65,6 +66,15 @@ class Stack(nn.Module):
         weights = dict(zip(self.names, self.weights, strict=True))
         shared, private, bias = (weights[f"decoder.composition.{name}"] for name in WITH_PRIOR)
         return log_prior(shared, private, bias, settings.loading_sd, settings.intercept_sd)
+
+    def turn_axes(self) -> list[Tensor]:
+        """What `NVAE.turn_axes` does to each model."""
+        weights = {name: value for name, value in zip(self.names, self.weights, strict=True) if name in TURNED}
+        if LINEAR not in weights:
+            return []
+        for index in range(len(self)):
+            turn_axes({name: value[index] for name, value in weights.items()})
+        return list(weights.values())
 
     def state_of(self, index: int) -> dict[str, Tensor]:
         """A copy of the state of one model, as its `state_dict` has it."""

@@ -156,12 +156,16 @@ def fit(
     """
     training, device = settings.training, _device_of(models[0])
     stack, optimizer, rows = _start(models, samples, train, unlabelled, training)
-    progress, active = {seed: _Progress() for seed in seeds}, list(seeds)
+    progress, active, is_turned = {seed: _Progress() for seed in seeds}, list(seeds), False
     for epoch in range(training.max_epochs):
         total, weight = torch.zeros(N_TERMS + 2, len(active), device=device), 1.0
         for sums, step_weight in _steps(stack, optimizer, samples, rows, settings, active, epoch):
             total[: len(sums)].add_(sums)
             weight = step_weight
+        if weight == 1.0 and not is_turned and settings.model.rotation == "varimax":
+            for parameter in stack.turn_axes():
+                optimizer.state.pop(parameter, None)  # moments along the old axes
+            is_turned = True
         found, held_out = _averages(total[:N_TERMS], len(train)), evaluate(stack, samples, validation, settings)
         bounds = (total[N_TERMS] / len(rows.unlabelled)).tolist()  # 0/0, NaN, where there are none
         penalties = (total[N_TERMS + 1] / (len(train) if settings.model.has_penalty else 0)).tolist()
