@@ -12,14 +12,18 @@ import click
 
 import nvae_bio
 from nvae_bio.config import (
+    BASELINES,
+    AuditSettings,
     Baseline,
+    Calls,
     ConditionSettings,
     EmbeddingSettings,
     Evaluated,
+    FactorSettings,
     FitSettings,
     GenerationSettings,
     NullKind,
-    ReportSettings,
+    PlantingSettings,
     StudySettings,
     load_dataset,
     load_settings,
@@ -50,9 +54,9 @@ def settings_option(section: str, entry: str, *, required: bool = False) -> Opti
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, null, factors, plot; generate draws samples from a trained model,
-    simulate makes data of which the truth is known, evaluate scores a run, baseline other methods beside it, and study
-    gathers the scores.
+    The steps in order: prepare, train, embed, audit, null, power, factors, plot; suggest proposes settings for a
+    re-run, generate draws samples from a trained model, simulate makes data of which the truth is known, evaluate
+    scores a run, baseline other methods beside it, and study gathers the scores.
     """
 
 
@@ -175,24 +179,101 @@ def null(
 
 
 @cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights of the model (.safetensors)")
+@file_option("--card", "card of the model (.json)")
+@file_option("--output", "what is said of each sample, to write (.parquet)")
+@settings_option("`audit` of a run", "runs.digits")
+def audit(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:
+    """Hold each sample's label against the model: other labels, other classes' factors, doublets.
+
+    \b
+    Example:
+      nvae-bio audit --data pbmc.h5ad --weights model.safetensors --card model.json --output audit.parquet
+    """
+    from nvae_bio.audit import audit as run
+
+    run(data, weights, card, output, load_settings(settings, AuditSettings))
+
+
+@cli.command()
+@file_option("--data", "prepared counts (.h5ad)")
+@file_option("--output", "what the detector finds of planted programmes, to write (.parquet)")
+@settings_option("`model`, `training` and `power` of the run", "runs.pbmc68k")
+@click.option(
+    "--planting", type=click.IntRange(0), default=(0,), show_default=True, multiple=True,
+    help="number of a planting: its seed, whatever the others are",
+)  # fmt: skip
+def power(data: Path, output: Path, settings: str, planting: tuple[int, ...]) -> None:
+    """Plant programmes of known size into the counts, train again, and see whether they are found.
+
+    \b
+    Example:
+      nvae-bio power --data pbmc.h5ad --planting 0 --planting 1 --output power/0.parquet \\
+          --settings '{"power": {"fold_changes": [1.5, 2, 3]}}'
+    """
+    from nvae_bio.factors import power as run
+
+    parsed = load_settings(settings, PlantingSettings)
+    run(data, output, parsed, parsed.power, planting)
+
+
+@cli.command()
 @file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
 @file_option("--null", "what refits on null data found (.parquet); once for each file", multiple=True, required=False)
+@file_option("--audit", "audit of a seed (.parquet), in the same order; once for each", multiple=True, required=False)
+@file_option("--planted", "what plantings found (.parquet); once for each file", multiple=True, required=False)
 @file_option("--report", "factor report to write (.h5ad)")
-@file_option("--table", "the same as a table to write (.parquet)")
-@settings_option("`report` of a run", "runs.digits")
-def factors(embedded: tuple[Path, ...], null: tuple[Path, ...], report: Path, table: Path, settings: str) -> None:
-    """Report which factors are there, in which class, through which features.
+@file_option("--table", "the same as a table to write (.parquet)", required=False)
+@file_option("--seeds", "what each seed has, to write (.h5ad)", required=False)
+@file_option("--scores", "samples with their consensus scores, to write (.h5ad)", required=False)
+@file_option("--suspects", "samples to look at, to write (.csv)", required=False)
+@file_option("--summary", "the report in words, to write (.md)", required=False)
+@settings_option("`report` and `power` of a run", "runs.digits")
+def factors(
+    embedded: tuple[Path, ...],
+    null: tuple[Path, ...],
+    audit: tuple[Path, ...],
+    planted: tuple[Path, ...],
+    report: Path,
+    table: Path | None,
+    seeds: Path | None,
+    scores: Path | None,
+    suspects: Path | None,
+    summary: Path | None,
+    settings: str,
+) -> None:
+    """Report which factors the seeds agree on, in which class, through which features, and how sure that is.
 
     Without --null nothing is called active.
 
     \b
     Example:
       nvae-bio factors --embedded 0/embedded.h5ad --embedded 1/embedded.h5ad --null null/0.parquet \\
-          --null null/1.parquet --report factors.h5ad --table factors.parquet
+          --null null/1.parquet --report factors.h5ad --summary summary.md
     """
+    from nvae_bio.factors import Evidence, Written
     from nvae_bio.factors import factors as run
 
-    run(embedded, null, report, table, load_settings(settings, ReportSettings))
+    written = Written(report, table, seeds, scores, suspects, summary)
+    run(Evidence(embedded, null, audit, planted), written, load_settings(settings, FactorSettings))
+
+
+@cli.command()
+@file_option("--report", "factor report (.h5ad)")
+@file_option("--output", "settings to write (.yaml); else they are printed", required=False)
+def suggest(report: Path, output: Path | None) -> None:
+    """Propose S, K and β_c for a re-run, from what the report says of this one.
+
+    \b
+    Example:
+      nvae-bio suggest --report factors.h5ad
+    """
+    from nvae_bio.suggest import suggest as run
+
+    text = run(report, output)
+    if output is None:
+        click.echo(text)
 
 
 @cli.command()
@@ -221,33 +302,30 @@ def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: P
 @file_option(
     "--history", "history of a seed, in a folder of its name; once a seed → training", required=False, multiple=True
 )
-@file_option("--report", "factor report → kl_private, kl_shared, top_features", required=False)
+@file_option("--report", "factor report → factor_map, top_features", required=False)
+@file_option("--seeds", "what each seed has → kl_private, kl_shared", required=False)
+@file_option(
+    "--scores", "samples with consensus scores, with --report → a page a class and shared factor", required=False
+)
 @file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
 @file_option("--samples", "samples of an image model → samples", required=False)
 @file_option(
     "--traversals",
-    "traversals of an image model, with --report → traversals_shared, traversals_private",
+    "traversals of an image model, with --seeds → traversals_shared, traversals_private",
     required=False,
 )
-def plot(
-    output: Path,
-    data: Path | None,
-    history: tuple[Path, ...],
-    report: Path | None,
-    embedded: Path | None,
-    samples: Path | None,
-    traversals: Path | None,
-) -> None:
+def plot(output: Path, data: Path | None, history: tuple[Path, ...], **files: Path | None) -> None:
     """Draw every figure whose input is given.
 
     \b
     Examples:
       nvae-bio plot --report factors.h5ad --history 0/history.parquet --history 1/history.parquet --output figures
+      nvae-bio plot --report factors.h5ad --scores embedded.h5ad --output figures/pages
       nvae-bio plot --embedded 0/embedded.h5ad --output 0/figures
     """
     from nvae_bio.plot import plot as run
 
-    run(output, data, history, report, embedded, samples, traversals)
+    run(output, data, history, **files)
 
 
 DATASET = click.option("--dataset", default="data", show_default=True, help="what the table calls the data set")
@@ -258,7 +336,21 @@ VARIANT = click.option("--variant", default="model", show_default=True, help="wh
 @click.option("--kind", type=click.Choice(get_args(Evaluated)), required=True, help="what is scored")
 @file_option("--embedded", "embedded data set of a seed (.h5ad); once for each seed", multiple=True)
 @file_option("--report", "factor report (.h5ad)", required=False)
-@file_option("--truth", "planted: what is planted in the data (.h5ad)", required=False)
+@file_option("--truth", "planted, factors: what is planted in the data (.h5ad)", required=False)
+@click.option(
+    "--calls",
+    type=click.Choice(get_args(Calls)),
+    default="consensus",
+    show_default=True,
+    help="factors: those of all seeds, for which --embedded and --report are those of the run; or of single seeds",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="factors: what the table calls all seeds together",
+)
 @file_option("--weights", "condition, held-out response: weights; once for each seed", required=False, multiple=True)
 @file_option("--card", "condition, held-out response: card of the model", required=False, multiple=True)
 @click.option("--settings", default=None, help="`study.condition` of a config: JSON text or a YAML file")
@@ -270,6 +362,8 @@ def evaluate(
     embedded: tuple[Path, ...],
     report: Path | None,
     truth: Path | None,
+    calls: Calls,
+    seed: int,
     weights: tuple[Path, ...],
     card: tuple[Path, ...],
     settings: str | None,
@@ -291,7 +385,7 @@ def evaluate(
 
     if len(weights) != len(card):
         raise UserError(f"--weights: given {len(weights)} times, --card {len(card)} times; give both once a seed")
-    files = ScoredRun(embedded, report, truth, list(zip(weights, card, strict=True)))
+    files = ScoredRun(embedded, report, truth, list(zip(weights, card, strict=True)), calls, seed)
     condition = None if settings is None else load_settings(settings, ConditionSettings)
     run(kind, files, output, condition, dataset, variant)
 
@@ -299,33 +393,48 @@ def evaluate(
 @cli.command()
 @click.option("--method", type=click.Choice(get_args(Baseline)), required=True, help="what is fitted")
 @file_option("--data", "prepared counts (.h5ad)")
-@click.option("--n-latent", type=click.IntRange(1), required=True, help="dims of its latent")
+@file_option("--truth", "drvi, cnmf: what is planted in the data (.h5ad)", required=False)
+@click.option("--n-latent", type=click.IntRange(1), default=None, help="dims of its latent; all but drvi, cnmf")
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=(0,), show_default=True, multiple=True, help="random seed"
 )
-@click.option("--settings", required=True, help="`study.condition` of a config: JSON text or a YAML file")
+@click.option(
+    "--settings", default=None, help="`study.condition` of a config: JSON text or a YAML file; all but drvi, cnmf"
+)
 @file_option("--output", "scores to write (.csv)")
 @DATASET
 @VARIANT
 def baseline(
     method: Baseline,
     data: Path,
-    n_latent: int,
+    truth: Path | None,
+    n_latent: int | None,
     seed: tuple[int, ...],
-    settings: str,
+    settings: str | None,
     output: Path,
     dataset: str,
     variant: str,
 ) -> None:
     """Fit another method on the training samples and score it as a model is scored.
 
+    pca, nmf, scvi and scanvi by where they keep a condition; drvi and cnmf by the factors that they find.
+
     \b
-    Example:
+    Examples:
       nvae-bio baseline --method pca --data cells.h5ad --n-latent 10 --output scores.csv \\
           --settings '{"control": "ctrl", "treated": "stim"}'
+      nvae-bio baseline --method cnmf --data cells.h5ad --truth cells.truth.h5ad --output scores.csv
     """
     from nvae_bio.evaluate import baseline as run
+    from nvae_bio.evaluate import peer
 
+    if method in BASELINES["factors"]:
+        if truth is None:
+            raise UserError(f"baseline: method {method!r} needs --truth, which only simulated data have")
+        peer(method, data, truth, seed, output, (dataset, variant))
+        return
+    if n_latent is None or settings is None:
+        raise UserError(f"baseline: method {method!r} needs --n-latent and --settings, which name control and treated")
     run(method, data, seed, n_latent, output, load_settings(settings, ConditionSettings), (dataset, variant))
 
 

@@ -66,6 +66,7 @@ LOSS_BY_CLASS_LOWER = "loss_by_class_lower"
 LOSS_BY_CLASS_UPPER = "loss_by_class_upper"
 AGREEMENT_BY_CLASS = "agreement_by_class"  # cos of the effect in a class with that in all classes
 OUTCOME_BY_CLASS = "outcome_by_class"  # a table: active, inactive or under-powered
+SPREAD_BY_CLASS = "spread_by_class"  # of a shared factor: its variance within the class, prior variances
 MEMBERS = "members"  # tables in uns["nvae"]: what each consensus factor is made of, seed by seed
 ASSOCIATIONS = "associations"  # with columns of obs
 ENRICHMENT = "enrichment"  # of gene sets among the top genes

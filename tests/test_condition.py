@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from nvae_bio import embed_data, report_factors, save_model, schema, train_model
+from nvae_bio import embed_data, report_seeds, save_model, schema, train_model
 from nvae_bio.cli import main
 from nvae_bio.config import ConditionSettings, CountsSettings
 from nvae_bio.data.files import write_anndata
@@ -307,7 +307,7 @@ def test_where_the_condition_is_is_scored_from_embeddings_and_report(tmp_path: P
     for variant in ("nvae", "per_class"):
         found = embedded("counts", variant)
         write_anndata(found, tmp_path / "embedded.h5ad")
-        write_anndata(report_factors([found]), tmp_path / "report.h5ad")
+        write_anndata(report_seeds([found]), tmp_path / "report.h5ad")
         files = [f"--{name}={tmp_path / name}.h5ad" for name in ("embedded", "report")]
         output = tmp_path / "scores.csv"
         command = ["evaluate", "--kind=condition", *files, f"--settings={TOY.model_dump_json()}", f"--output={output}"]

@@ -316,6 +316,7 @@ SIMULATION: dict[str, Any] = {
     "classes": {"a": 30, "b": 30},
     "programmes": [{"name": "own", "kind": "private", "classes": ["b"], "share": 0.2, "n_genes": 3, "fold_change": 2}],
 }
+FOLLOWS = {"follows": "depth", "share": 1}
 IMAGES: dict[str, Any] = {
     "kind": "images",
     "source": {"builtin": "digits"},
@@ -334,6 +335,20 @@ IMAGES: dict[str, Any] = {
         (SIMULATION | {"donors": {"effect_sd": 0.1}}, "simulations.s.donors: n 1 has no effect_sd"),
         (SIMULATION | {"min_mean": 0}, "simulations.s.min_mean: 0 is not allowed: should be greater than 0"),
         (SIMULATION | {"programme": []}, "simulations.s.programme: unknown key; did you mean 'programmes'?"),
+        (
+            SIMULATION | {"conditions": {"names": ["a"]}},
+            "s.conditions.names: ['a'] is not allowed: should have at least 2",
+        ),
+        (
+            SIMULATION | {"conditions": {"names": ["a", "a"]}},
+            "s.conditions.names: ['a', 'a'] is not allowed: each arm stands",
+        ),
+        (
+            SIMULATION | {"conditions": {"design": "unpaired"}},
+            "simulations.s: conditions: design 'unpaired' needs a donor for each of 2 arms; donors.n is 1",
+        ),
+        (SIMULATION | {"label_swaps": 0.5}, "simulations.s.label_swaps: 0.5 is not allowed: should be less than 0.5"),
+        (SIMULATION | {"doublets": 1}, "simulations.s.doublets: 1 is not allowed: should be less than 1"),
         (
             IMAGES | {"programmes": []},
             "simulations.s.programmes: unknown key; allowed: classes, kind, n_originals, seed, source",
@@ -358,6 +373,19 @@ def test_a_wrong_simulation_ends_in_one_line(values: dict[str, Any], message: st
         ({"fold_change": 0}, "programmes.0.fold_change: 0 is not allowed: should be greater than 0"),
         ({"n_genes": 0}, "programmes.0.n_genes: 0 is not allowed: should be greater than 0"),
         ({"n_gene": 3}, "programmes.0.n_gene: unknown key; did you mean 'n_genes'?"),
+        ({"genes": ["A", "B"]}, "programmes.0: n_genes 3 is not the number of `genes` (2); leave it out"),
+        ({"genes": ["A", "B", "A"]}, "programmes.0: genes: 'A' stands twice"),
+        ({"genes": ["A", "B", "C"], "min_mean": 1}, "programmes.0: min_mean is for genes that are drawn"),
+        (
+            {"follows": "sex"},
+            "programmes.0.follows: 'sex' is not allowed: should be 'none', 'condition', 'batch', 'donor' or 'depth'",
+        ),
+        (FOLLOWS | {"activity": "uniform"}, "programmes.0: follows 'depth' takes activity 'normal', share 1 and no"),
+        (FOLLOWS | {"share": 0.5}, "programmes.0: follows 'depth' takes activity 'normal', share 1 and no class_shift"),
+        (FOLLOWS | {"follows_noise": -1}, "programmes.0.follows_noise: -1 is not allowed: should be greater than or"),
+        (FOLLOWS | {"follows": "condition"}, "programmes.0.follows: 'condition' needs `conditions`"),
+        (FOLLOWS | {"follows": "batch"}, "programmes.0.follows: 'batch' needs at least 2 levels of it; n is 1"),
+        (FOLLOWS | {"follows": "donor"}, "programmes.0.follows: 'donor' needs at least 2 levels of it; n is 1"),
     ],
 )
 def test_a_wrong_programme_ends_in_one_line(change: dict[str, Any], message: str) -> None:
@@ -372,6 +400,28 @@ def test_names_of_programmes_differ_and_a_factor_is_above_0() -> None:
     (change,) = IMAGES["transformations"]
     with pytest.raises(UserError, match=r"transformations\.0: amount -1 is no factor of scale; it must be above 0"):
         load_simulation(json.dumps(IMAGES | {"transformations": [change | {"amount": -1}]}))
+
+
+def test_no_gene_is_named_by_two_programmes() -> None:
+    named = [SIMULATION["programmes"][0] | {"name": name, "genes": ["A", "B", "C"]} for name in ("one", "other")]
+    with pytest.raises(UserError, match=r"^--settings: programmes\.1\.genes: 'A' is a gene of 'one' already$"):
+        load_simulation(json.dumps(SIMULATION | {"programmes": named}))
+
+
+def test_genes_that_are_named_are_counted_and_all_of_a_simulation_comes_back() -> None:
+    (programme,) = SIMULATION["programmes"]
+    cycle = {key: value for key, value in programme.items() if key != "n_genes"} | {"name": "s", "genes": ["A", "B"]}
+    donor = programme | FOLLOWS | {"name": "d", "follows": "donor", "follows_noise": 0}
+    arms = {"conditions": {"names": ["x", 2], "design": "unpaired"}, "donors": {"n": 2}}
+    simulation = load_simulation(
+        json.dumps(SIMULATION | arms | {"programmes": [cycle, donor], "label_swaps": 0.1, "doublets": 0.2})
+    )
+    assert isinstance(simulation, CountsSimulation) and simulation.conditions is not None
+    assert [(item.n_genes, item.activity) for item in simulation.programmes] == [(2, "binary"), (3, "normal")]
+    assert simulation.conditions.names == ["x", "2"]
+    assert load_simulation(simulation.model_dump_json()) == simulation
+    with pytest.raises(UserError, match=r"^--settings: programmes\.0\.n_genes: "):
+        load_simulation(json.dumps(SIMULATION | {"programmes": [cycle | {"genes": []}]}))
 
 
 # --- right ones ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvae_bio import embed_data, prepare_data, report_factors, train_model
+from nvae_bio import embed_data, prepare_data, report_seeds, train_model
 from nvae_bio.config import FeaturesSettings, RunSettings
 from nvae_bio.errors import UserError
 from nvae_bio.factors import factor_table, null_drawer, refit_null
@@ -310,7 +310,7 @@ def test_what_spills_into_the_blocks_for_lack_of_shared_dims_is_in_the_null_too(
     raw = AnnData((x + 0.5 * rng.normal(size=x.shape)).astype(np.float32), obs=obs)
     prepared = prepare_data(FeaturesSettings(kind="features", standardize=False), raw)
     settings = fit_settings(200, n_shared=1, n_private=2, hidden=[32])
-    found = factor_table(report_factors([embed_data(prepared, train_model(prepared, settings), NO_UMAP)]))
+    found = factor_table(report_seeds([embed_data(prepared, train_model(prepared, settings), NO_UMAP)]))
     blocks = found[found["kind"] == "private"].groupby("class", observed=True)["kl"].sum()
     null = refit_null(prepared, train_model(prepared, settings.base), settings, refits=(0, 1))
     null_blocks = null.loc[null["statistic"] == OWN_BLOCK, "value"]

@@ -14,7 +14,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvae_bio import report_factors
+from nvae_bio import report_seeds
 from nvae_bio.config import ReportSettings
 from nvae_bio.data.files import write_anndata, write_table
 from nvae_bio.errors import UserError
@@ -86,7 +86,7 @@ def test_top_features_never_name_a_feature_in_the_wrong_direction() -> None:
 
 def test_rows_and_values_of_the_report() -> None:
     seeds = [embedded("counts", seed=0), embedded("counts", seed=1)]
-    report = report_factors(seeds)
+    report = report_seeds(seeds)
     n_factors = 10 + 3 * 2
     assert report.shape == (2 * n_factors, seeds[0].n_vars)
     assert report.obs_names.is_unique
@@ -101,7 +101,7 @@ def test_rows_and_values_of_the_report() -> None:
     np.testing.assert_allclose(own.X[0], seeds[1].varm["nvae_effect_class_2"][:, 1])
     assert (report.obs["kl_lower"] <= report.obs["kl"]).all()
     assert (report.obs["kl"] <= report.obs["kl_upper"]).all()
-    assert set(report.obs["outcome"]) == {"untested"}
+    assert set(report.obs["outcome"]) == {"under-powered"}
     assert report.obs[["p", "q", "block_q", "hidden_q"]].isna().all(axis=None)
     assert set(report.obs["reading"]) == set(report.obs["private_to"]) == {""}
     assert list(report.uns["nvae"]["notes"]) == [
@@ -144,7 +144,7 @@ def with_factors(seed: int = 0) -> AnnData:
 
 def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
     adata = with_factors()
-    report = report_factors([adata], null=make_null(adata, 20, own_block=0.1, own_dim=0.1, shared=0.1, hidden=0.5))
+    report = report_seeds([adata], null=make_null(adata, 20, own_block=0.1, own_dim=0.1, shared=0.1, hidden=0.5))
     table = report.obs.set_index(report.obs["kind"].astype(str) + report.obs["class"].astype(str))
     table["dim"] = table["dim"].astype(int)
     table = table.set_index("dim", append=True)
@@ -170,26 +170,26 @@ def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
 def test_a_gain_too_small_to_matter_is_no_call_however_small_its_p() -> None:
     adata = with_factors()
     null = make_null(adata, 20, own_block=0.1, own_dim=0.1, shared=0.1, hidden=0.5)
-    gain = report_factors([adata], null=null).obs.query("kind == 'private' and outcome == 'active'")["gain"].item()
+    gain = report_seeds([adata], null=null).obs.query("kind == 'private' and outcome == 'active'")["gain"].item()
     for min_gain, n_calls in ((gain - 0.01, 1), (gain + 0.01, 0)):
-        table = report_factors([adata], ReportSettings(min_gain=min_gain), null).obs.query("kind == 'private'")
+        table = report_seeds([adata], ReportSettings(min_gain=min_gain), null).obs.query("kind == 'private'")
         assert (table["outcome"] == "active").sum() == n_calls
         assert table["q"].min() <= 0.05
 
 
-def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_untested() -> None:
-    report = report_factors([with_factors()], null=make_null(with_factors(), 8, own_block=0.1, own_dim=0.1, shared=0.1))
+def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_under_powered() -> None:
+    report = report_seeds([with_factors()], null=make_null(with_factors(), 8, own_block=0.1, own_dim=0.1, shared=0.1))
     private = report.obs["kind"] == "private"
     assert report.obs.loc[private, "q"].notna().all()
-    assert set(report.obs.loc[private, "outcome"]) == {"untested"}
+    assert set(report.obs.loc[private, "outcome"]) == {"under-powered"}
     assert "fewer than 3 of 3 together cannot be called" in report.uns["nvae"]["notes"][0]
 
 
 def test_too_few_refits_call_nothing_and_the_report_says_so() -> None:
     adata = with_factors()
-    report = report_factors([adata], null=make_null(adata, 2))
+    report = report_seeds([adata], null=make_null(adata, 2))
     private = report.obs["kind"] == "private"
-    assert set(report.obs.loc[private, "outcome"]) == {"untested"}
+    assert set(report.obs.loc[private, "outcome"]) == {"under-powered"}
     assert report.obs.loc[private, "p"].notna().all()
     assert report.uns["nvae"]["notes"][0] == (
         "null of private factors: with 2 refits of kind 'no_private' the smallest p is 0.14; 3 of 3 tests cannot "
@@ -201,26 +201,26 @@ def test_too_few_refits_call_nothing_and_the_report_says_so() -> None:
 def test_without_a_shared_latent_the_null_has_no_factor_at_all() -> None:
     adata = embedded("features", "per_class")
     null = make_null(adata, 20)
-    report = report_factors([adata], null=null[null["kind"] == "no_factor"])
+    report = report_seeds([adata], null=null[null["kind"] == "no_factor"])
     assert report.obs["q"].notna().all()
-    assert report_factors([adata], null=null[null["kind"] == "no_private"]).obs["q"].isna().all()
+    assert report_seeds([adata], null=null[null["kind"] == "no_private"]).obs["q"].isna().all()
 
 
 def test_seven_donors_are_resampled_as_donors_and_without_donors_the_samples() -> None:
-    assert set(report_factors([embedded("counts")]).obs["resampled"]) == {"donors"}
-    assert set(report_factors([embedded("features")]).obs["resampled"]) == {"samples"}
+    assert set(report_seeds([embedded("counts")]).obs["resampled"]) == {"donors"}
+    assert set(report_seeds([embedded("features")]).obs["resampled"]) == {"samples"}
 
 
 @pytest.mark.parametrize(("variant", "kinds"), [("cvae", {"shared"}), ("vae", {"shared"}), ("per_class", {"private"})])
 def test_the_baselines_have_reports_too(variant: str, kinds: set[str]) -> None:
-    report = report_factors([embedded("features", variant)])
+    report = report_seeds([embedded("features", variant)])
     assert set(report.obs["kind"]) == kinds
-    tested = report_factors([embedded("features", variant)], null=make_null(embedded("features", variant), 20))
+    tested = report_seeds([embedded("features", variant)], null=make_null(embedded("features", variant), 20))
     assert set(tested.obs["outcome"]) <= {"active", "inactive"}
 
 
 def test_the_same_report_twice_and_the_table_says_the_same() -> None:
-    one, other = (report_factors([embedded("images")]) for _ in range(2))
+    one, other = (report_seeds([embedded("images")]) for _ in range(2))
     assert one.obs.equals(other.obs)
     table = factor_table(one)
     np.testing.assert_array_equal(table["kl[c1]"], one.obsm["kl_by_class"][:, 1])
@@ -229,18 +229,18 @@ def test_the_same_report_twice_and_the_table_says_the_same() -> None:
 
 def test_seeds_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(UserError, match="at least one"):
-        report_factors([])
+        report_seeds([])
     with pytest.raises(UserError, match="same seed"):
-        report_factors([embedded("counts"), embedded("counts")])
+        report_seeds([embedded("counts"), embedded("counts")])
     with pytest.raises(UserError, match="differ in uns"):
-        report_factors([embedded("counts"), embedded("features", seed=1)])
+        report_seeds([embedded("counts"), embedded("features", seed=1)])
 
 
 def test_a_class_without_held_out_samples_is_named() -> None:
     adata = embedded("counts")
     rows = (adata.obs["split"] != "train") & (adata.obs["label"] == "c1")
     with pytest.raises(UserError, match="class 'c1' has no held-out sample"):
-        report_factors([adata[~rows.to_numpy()].copy()])
+        report_seeds([adata[~rows.to_numpy()].copy()])
 
 
 def test_files_in_files_out(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_files_in_files_out(tmp_path: Path) -> None:
     report, table = anndata.read_h5ad(tmp_path / "f.h5ad"), pd.read_parquet(tmp_path / "f.parquet")
     assert table["factor"].tolist() == list(report.obs_names)
     np.testing.assert_array_equal(table["kl"], report.obs["kl"])
-    in_memory = report_factors([adata], settings, null)
+    in_memory = report_seeds([adata], settings, null)
     for column in ("p", "q", "outcome", "reading"):
         assert table[column].tolist() == in_memory.obs[column].tolist() == report.obs[column].tolist()
     np.testing.assert_array_equal(table["q[c1]"], report.obsm["q_by_class"][:, 1])

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nvae_bio import embed_data, generate_samples, report_factors, traverse_factors
+from nvae_bio import embed_data, generate_samples, report_seeds, traverse_factors
 from nvae_bio.config import EmbeddingSettings, GenerationSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
@@ -80,7 +80,7 @@ def test_training_curves_show_every_seed_and_the_kept_epoch() -> None:
 @pytest.mark.parametrize("kind", ["counts", "features", "images"])
 def test_report_and_embedding_figures_draw_for_every_kind_and_variant(kind: str, variant: str) -> None:
     adata = embedded(kind, variant)
-    report = report_factors([adata])
+    report = report_seeds([adata])
     private, shared = texts(plot_private_kl(report)), texts(plot_shared_kl(report))
     assert ("no private factors" in private) == (variant in ("cvae", "vae"))
     assert ("no shared factors" in shared) == (variant == "per_class")
@@ -90,7 +90,7 @@ def test_report_and_embedding_figures_draw_for_every_kind_and_variant(kind: str,
 
 
 def test_the_heat_map_shows_the_numbers_of_the_report() -> None:
-    report = report_factors([embedded("features")])
+    report = report_seeds([embedded("features")])
     mesh = plot_private_kl(report).axes[0].collections[0]
     rows = (report.obs["kind"] == "private").to_numpy()
     np.testing.assert_allclose(np.ravel(mesh.get_array()), report.obsm["kl_by_class"][rows].T.ravel())
@@ -112,7 +112,7 @@ def test_umaps_are_coloured_by_class_batch_donor_and_condition() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_pictures(variant: str) -> None:
-    model, report = trained("images", variant), report_factors([embedded("images", variant)])
+    model, report = trained("images", variant), report_seeds([embedded("images", variant)])
     samples = generate_samples(model, prepared_images(), GenerationSettings(n_per_class=3))
     moved = traverse_factors(model, prepared_images(), GenerationSettings(n_steps=3))
     said = texts(plot_samples(samples))
@@ -139,7 +139,7 @@ def test_colours_are_distinct(n: int) -> None:
 
 def test_files_are_real_pictures_and_the_same_twice(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        save_figure(plot_private_kl(report_factors([embedded("counts")])), tmp_path / folder, "kl")
+        save_figure(plot_private_kl(report_seeds([embedded("counts")])), tmp_path / folder, "kl")
     assert sorted(path.suffix[1:] for path in (tmp_path / "a").iterdir()) == sorted(FORMATS)
     with Image.open(tmp_path / "a" / "kl.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
@@ -149,7 +149,7 @@ def test_files_are_real_pictures_and_the_same_twice(tmp_path: Path) -> None:
 def test_the_step_draws_what_it_is_given(tmp_path: Path) -> None:
     model = trained("images")
     write_anndata(prepared_images(), tmp_path / "data.h5ad")
-    write_anndata(report_factors([embedded("images")]), tmp_path / "factors.h5ad")
+    write_anndata(report_seeds([embedded("images")]), tmp_path / "factors.h5ad")
     write_anndata(traverse_factors(model, prepared_images()), tmp_path / "traversals.h5ad")
     write_anndata(generate_samples(model, prepared_images()), tmp_path / "samples.h5ad")
     (tmp_path / "0").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nvae_bio.data.pixels import pack_images
 from nvae_bio.errors import UserError
 from nvae_bio.prepare import prepare_data
 from nvae_bio.simulate import simulate, simulate_counts, simulate_images
-from nvae_bio.simulate.counts import make_plan
+from nvae_bio.simulate.counts import CellPlan, draw_doublets, make_plan
 from nvae_bio.simulate.profile import PRIOR_PAIRS, Profile, estimate_dispersion, estimate_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -314,6 +315,251 @@ def test_a_change_of_one_setting_leaves_other_draws_as_they_are() -> None:
     assert plans[0].activity["own"].equals(plans[1].activity["own"])
     np.testing.assert_array_equal(plans[0].log_fold_change[0], plans[1].log_fold_change[0])
     np.testing.assert_allclose(plans[0].library, plans[1].library / plans[1].depth)
+
+
+# --- treatments, what is followed, named genes, swapped labels, doublets ---------------------------------------------
+
+
+MANY: dict[str, Any] = {
+    "programmes": [OWN | {"direction": "both"}, COMMON | {"class_shift": 0.5, "share": 0.5}],
+    "n_marker_genes": 3,
+    "batches": {"n": 2, "effect_sd": 0.1, "depth_ratio": 2.0},
+    "donors": {"n": 3, "effect_sd": 0.2},
+    "depth": 1.5,
+    "depth_sd": 0.3,
+    "seed": 5,
+}
+FOLLOWED = ("condition", "batch", "donor", "depth")
+SIX = {"class_profiles": "shared", "classes": dict.fromkeys("abcdef", 200)}
+
+
+def checksum(data: AnnData, truth: AnnData) -> str:
+    """Of counts, names, labels and levels, and of what was drawn before them (to six digits)."""
+    digest = hashlib.sha256(dense(data).astype("<i4").tobytes())
+    for names in (data.obs_names, data.var_names, *(data.obs[name] for name in ("label", "batch", "donor"))):
+        digest.update(",".join(names).encode())
+    tables = (data.obs[["library"]], truth.obs[["library_mean", "depth"]], truth.obsm["activity"])
+    for table in (*tables, *(truth.varm[key] for key in ("log_fold_change", "class_rate", "donor_effect"))):
+        digest.update(np.rint(1e6 * np.asarray(table)).astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("values", "bits"), [({}, "adb5356ad9cadeb9"), (MANY, "d742bd0879830528")])
+def test_settings_without_what_came_later_give_the_bits_of_before(values: dict[str, Any], bits: str) -> None:
+    """Sums of the code before treatments and doublets were there; a NumPy that draws otherwise changes them."""
+    assert checksum(*simulate_counts(counts_settings(**values), real_cells())) == bits
+
+
+def make_follower(what: str, **values: Any) -> dict[str, Any]:
+    return {"name": what, "kind": "shared", "follows": what, "n_genes": 5, "fold_change": 2} | values
+
+
+def follow(noise: float, **values: Any) -> tuple[AnnData, AnnData]:
+    """Four programmes, each of which follows something else."""
+    settings = counts_settings(
+        programmes=[make_follower(what, follows_noise=noise) for what in FOLLOWED],
+        conditions={"names": ["none", "low", "high"]},
+        batches={"n": 3},
+        donors={"n": 4},
+        **values,
+    )
+    return simulate_counts(settings, real_cells())
+
+
+def test_without_noise_an_activity_is_a_function_of_what_it_follows() -> None:
+    _, truth = follow(0.0)
+    activity, obs = truth.obsm["activity"], truth.obs
+    np.testing.assert_array_equal(activity["condition"], obs["condition"].map({"none": 0, "low": 1, "high": 2}))
+    for what in ("batch", "donor"):
+        by_level = activity.groupby(obs[what], observed=True)[what]
+        assert (by_level.nunique() == 1).all() and activity[what].nunique() == obs[what].nunique()
+        np.testing.assert_allclose([by_level.first().mean(), by_level.first().std(ddof=0)], [0, 1], atol=1e-12)
+    log_library = np.log(obs["library_mean"])
+    assert np.corrcoef(activity["depth"], log_library)[0, 1] > 1 - 1e-12
+    np.testing.assert_allclose(activity["depth"], (log_library - log_library.mean()) / log_library.std(ddof=0))
+
+
+def test_noise_is_added_to_what_is_followed_and_to_nothing_else() -> None:
+    exact, noisy = (follow(noise, classes={"a": 3000, "b": 3000})[1] for noise in (0.0, 0.5))
+    residual = noisy.obsm["activity"] - exact.obsm["activity"]
+    np.testing.assert_allclose(residual.std(), 0.5, rtol=0.05)
+    np.testing.assert_allclose(residual.mean(), 0, atol=0.03)
+    r = np.corrcoef(np.hstack([residual, exact.obsm["activity"]]).T) - np.eye(8)
+    assert np.abs(r[:4]).max() < 0.06
+    assert noisy.obs.equals(exact.obs)
+
+
+def test_a_treatment_moves_the_genes_of_its_programme_in_the_classes_that_have_it() -> None:
+    programme = make_follower("condition", kind="private", classes=["b"], n_genes=30, follows_noise=0.0)
+    settings = counts_settings(classes={"a": 1500, "b": 1500}, programmes=[programme], conditions={})
+    data, truth = simulate_counts(settings, real_cells())
+    genes, counts = (truth.varm["log_fold_change"]["condition"] != 0).to_numpy(), dense(data)
+    for name, expected in {"a": 0.0, "b": np.log(2)}.items():
+        share = {}
+        for arm in ("control", "treated"):
+            cells = ((data.obs["label"] == name) & (data.obs["condition"] == arm)).to_numpy()
+            share[arm] = counts[cells][:, genes].sum() / counts[cells][:, ~genes].sum()
+        assert abs(np.log(share["treated"] / share["control"]) - expected) < 0.08
+    assert (
+        truth.obsm["activity"]["condition"] == ((truth.obs["label"] == "b") & (truth.obs["condition"] == "treated"))
+    ).all()
+
+
+def test_arms_are_spread_over_the_cells_of_each_donor_or_over_donors() -> None:
+    arms = {"names": ["x", "y", "z"]}
+    paired, unpaired = (
+        simulate_counts(counts_settings(donors={"n": 7}, conditions=arms | {"design": design}), real_cells())[0].obs
+        for design in ("paired", "unpaired")
+    )
+    cells = paired.groupby(["label", "donor", "condition"], observed=False).size().unstack()
+    assert cells.shape == (14, 3) and (cells.max(axis=1) - cells.min(axis=1) <= 1).all()
+    of_donor = unpaired.groupby("donor", observed=True)["condition"]
+    assert (of_donor.nunique() == 1).all()
+    assert sorted(of_donor.first().value_counts()) == [2, 2, 3]
+    assert unpaired["donor"].equals(paired["donor"])
+
+
+def test_depth_cannot_be_followed_where_it_does_not_vary() -> None:
+    cells = real_cells().copy()
+    cells.obs["total"] = 40000.0
+    settings = counts_settings(programmes=[make_follower("depth", min_mean=1e-9)])
+    with pytest.raises(
+        UserError, match=r"^programmes: depth: follows 'depth', but all cells have the same library; .*"
+    ):
+        simulate_counts(settings, cells)
+    simulate_counts(settings.model_copy(update={"depth_sd": 0.1}), cells)
+
+
+def test_a_programme_may_be_that_of_a_majority_of_the_classes() -> None:
+    programme = OWN | {"classes": list("bcef"), "share": 0.3, "fold_change": 4}
+    data, truth = simulate_counts(counts_settings(**SIX, programmes=[programme]), real_cells())
+    on = truth.obsm["activity"].groupby(truth.obs["label"], observed=True)["own"].sum()
+    assert on.to_dict() == {name: 60 * (name in "bcef") for name in "abcdef"}
+    assert truth.uns["nvae_truth"]["in_class"].tolist() == [[False, True, True, False, True, True]]
+    genes, is_on = (
+        (truth.varm["log_fold_change"]["own"] != 0).to_numpy(),
+        (truth.obsm["activity"]["own"] == 1).to_numpy(),
+    )
+    counts, label = dense(data), truth.obs["label"].to_numpy()
+    for name in "bcef":
+        share = [
+            counts[cells][:, genes].sum() / counts[cells].sum() for cells in (is_on & (label == name), label == "a")
+        ]
+        assert share[0] / share[1] > 2
+
+
+def test_named_genes_are_those_of_the_programme_and_of_no_other() -> None:
+    named = {"name": "cycle", "kind": "shared", "share": 0.3, "genes": ["g7", "g3", "g99"], "fold_change": 2}
+    values = {"n_genes": 147, "min_mean": 1e-9}
+    settings = counts_settings(programmes=[COMMON | values, named | {"direction": "both"}])
+    _, truth = simulate_counts(settings, real_cells())
+    effects = truth.varm["log_fold_change"]
+    cycle = effects["cycle"][effects["cycle"] != 0]
+    np.testing.assert_allclose(cycle[["g7", "g3", "g99"]], np.log(2) * np.array([1, -1, 1]))
+    assert len(cycle) == 3 and ((effects != 0).sum(axis=1) == 1).all()
+    assert truth.uns["nvae_truth"]["planted"]["n_genes"].to_dict() == {"common": 147, "cycle": 3}
+    with pytest.raises(UserError) as error:
+        simulate_counts(counts_settings(programmes=[named | {"genes": ["MCM5", "g3", "PCNA"]}]), real_cells())
+    assert str(error.value).startswith("programmes: cycle: genes: MCM5, PCNA: not among the 150 genes")
+    assert "\n" not in str(error.value)
+
+
+def test_labels_are_swapped_in_their_share_of_each_class_and_the_truth_keeps_the_class() -> None:
+    settings = counts_settings(**SIX, programmes=[OWN])
+    plain, plain_truth = simulate_counts(settings, real_cells())
+    data, truth = simulate_counts(settings.model_copy(update={"label_swaps": 0.15}), real_cells())
+    swapped = truth.obs["is_swapped"]
+    assert swapped.groupby(truth.obs["label"], observed=True).sum().to_dict() == dict.fromkeys("abcdef", 30)
+    assert truth.obs["label"].equals(plain.obs["label"])
+    assert (truth.obs["given_label"] == data.obs["label"]).all()
+    assert ((data.obs["label"].astype(str) != truth.obs["label"].astype(str)) == swapped).all()
+    pairs = truth.obs[swapped].groupby(["label", "given_label"], observed=False).size().unstack().to_numpy()
+    assert (pairs.diagonal() == 0).all() and (pairs[~np.eye(6, dtype=bool)] > 0).all()
+    np.testing.assert_array_equal(dense(data), dense(plain))
+    assert truth.obsm["activity"].equals(plain_truth.obsm["activity"])
+    assert not {"given_label", "is_swapped", "is_doublet", "doublet_of"} & {*plain_truth.obs, *data.obs}
+
+
+def doublet_settings(**values: Any) -> CountsSimulation:
+    levels = {"batches": {"n": 2, "depth_ratio": 3.0}, "donors": {"n": 3}, "conditions": {}}
+    return counts_settings(
+        **{"classes": {"a": 1500, "b": 1500}, "programmes": [OWN], "doublets": 0.2} | levels | values
+    )
+
+
+@cache
+def doublets() -> tuple[AnnData, AnnData, CellPlan, np.ndarray]:
+    """Data and truth, the plan of the single cells, and the pairs that doublets are made of."""
+    settings = doublet_settings()
+    plan = make_plan(settings, source_profile(classes=settings.classes))
+    return *simulate_counts(settings, real_cells()), plan, draw_doublets(plan, settings.doublets, settings.seed)
+
+
+def test_a_doublet_is_added_with_the_class_levels_and_activity_of_one_of_its_two_cells() -> None:
+    data, truth, plan, pairs = doublets()
+    plain, plain_truth = simulate_counts(doublet_settings(doublets=0.0), real_cells())
+    assert same_bits(data[:3000].copy(), plain) and list(data.obs_names[3000:]) == [f"doublet{i}" for i in range(600)]
+    assert truth.obs["is_doublet"].tolist() == [False] * 3000 + [True] * 600
+    assert (truth.obs["doublet_of"][:3000] == "").all()
+    one, other = (plain_truth.obs.iloc[part].reset_index(drop=True) for part in pairs.T)
+    made = truth.obs[3000:].reset_index(drop=True)
+    for name in ("label", "batch", "donor", "condition"):
+        assert made[name].astype(str).equals(one[name].astype(str))
+    assert made["doublet_of"].astype(str).equals(other["label"].astype(str))
+    assert (made["label"].astype(str) != made["doublet_of"].astype(str)).all()
+    for name in ("batch", "donor", "condition"):
+        assert one[name].equals(other[name])
+    np.testing.assert_array_equal(truth.obsm["activity"][3000:], plan.activity.iloc[pairs[:, 0]])
+    assert made.groupby(["batch", "donor", "condition"], observed=False).size().between(25, 75).all()
+    assert (data.obs["label"] == truth.obs["label"]).all()
+
+
+def test_counts_and_libraries_of_doublets_are_sums_of_those_of_two_cells() -> None:
+    data, truth, plan, pairs = doublets()
+    np.testing.assert_allclose(truth.obs["library_mean"][3000:], plan.library[pairs[:, 0]] + plan.library[pairs[:, 1]])
+    assert abs(data.obs["library"][3000:].sum() / truth.obs["library_mean"][3000:].sum() - 1) < 0.02
+    assert (data.obs["library"][3000:] >= dense(data)[3000:].sum(axis=1)).all()
+    mean, phi = plan.mean(slice(None))[0], truth.var["dispersion"].to_numpy()
+    expected, variance = (values[pairs].sum(axis=1) for values in (mean, mean + phi * mean**2))
+    z = (dense(data)[3000:] - expected).sum(axis=0) / np.sqrt(variance.sum(axis=0))
+    assert abs(z.mean()) < 0.4 and 0.75 < z.std() < 1.25
+    spread = ((dense(data)[3000:] - expected) ** 2 / variance).mean()
+    assert abs(spread - 1) < 0.1
+    singles = dense(data)[pairs[:, 0]] + dense(data)[pairs[:, 1]]
+    assert (singles != dense(data)[3000:]).any(axis=1).all()
+
+
+def test_a_doublet_is_labelled_as_either_cell_however_rare_their_classes() -> None:
+    _, truth = simulate_counts(doublet_settings(classes={"a": 1800, "b": 200}), real_cells())
+    made = truth.obs[truth.obs["is_doublet"]]
+    assert abs((made["label"] == "b").mean() - 0.5) < 4 * np.sqrt(0.25 / 400)
+
+
+def test_a_doublet_is_found_a_partner_where_no_other_class_is_at_hand() -> None:
+    _, truth = simulate_counts(doublet_settings(classes={"a": 40, "b": 1}, donors={"n": 5}), real_cells())
+    made = truth.obs[truth.obs["is_doublet"]]
+    assert len(made) == 8
+    assert [set(pair) for pair in zip(made["label"], made["doublet_of"], strict=True)] == [{"a", "b"}] * 8
+
+
+def test_all_of_it_together_is_written_and_read(tmp_path: Path) -> None:
+    real_cells().write_h5ad(tmp_path / "raw.h5ad")
+    source = {"paths": str(tmp_path / "raw.h5ad"), "label_key": "type", "library_key": "total"}
+    programmes = [OWN, make_follower("condition"), COMMON | {"genes": ["g1", "g2"], "n_genes": 2}]
+    settings = doublet_settings(source=source, programmes=programmes, label_swaps=0.1, classes={"a": 90, "b": 90})
+    simulate(settings, tmp_path / "a.h5ad", tmp_path / "a.truth.h5ad")
+    data, truth = (anndata.read_h5ad(tmp_path / name) for name in ("a.h5ad", "a.truth.h5ad"))
+    made, known = simulate_counts(settings)
+    assert same_bits(data, made)
+    pd.testing.assert_frame_equal(truth.obs, known.obs, check_categorical=False, check_dtype=False)
+    assert CountsSimulation.model_validate_json(truth.uns["nvae_truth"]["settings"]) == settings
+    assert truth.uns["nvae_truth"]["planted"]["follows"].tolist() == ["none", "condition", "none"]
+    assert set(data.obs) == {"label", "batch", "donor", "condition", "library"}
+    assert not truth.obs["is_swapped"][truth.obs["is_doublet"]].any()
+    prepared = prepare_data(
+        CountsSettings(kind="counts", n_top_genes=None, library_key="library", condition_key="condition"), data
+    )
+    assert set(prepared.obs["condition"]) == {"control", "treated"}
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

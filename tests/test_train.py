@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvae_bio import embed_data, report_factors, train_model
+from nvae_bio import embed_data, report_seeds, train_model
 from nvae_bio.config import FitSettings
 from nvae_bio.data.packed import pack
 from nvae_bio.data.samples import UNLABELED, Samples, epoch_order, make_generator, to_samples
@@ -29,7 +29,7 @@ PLANTED = fit_settings(240, n_shared=1, n_private=1, hidden=[32], beta_private=1
 
 def kl_matrix(model: TrainedModel, seed: int) -> np.ndarray:
     """KL of each dim (the shared one, then the blocks of c0, c1, c2) in each class, on held-out samples."""
-    report = report_factors([embed_data(prepared_features(seed), model, NO_UMAP)])
+    report = report_seeds([embed_data(prepared_features(seed), model, NO_UMAP)])
     return np.asarray(report.obsm["kl_by_class"])
 
 

@@ -25,7 +25,7 @@ from nvae_bio.config.reading import (
     load_simulation,
     parse_settings,
 )
-from nvae_bio.config.reports import AuditSettings, NullKind, PowerSettings, ReportSettings
+from nvae_bio.config.reports import AuditSettings, FactorSettings, NullKind, PowerSettings, ReportSettings
 from nvae_bio.config.runs import (
     LIKELIHOODS,
     EmbeddingSettings,
@@ -33,6 +33,7 @@ from nvae_bio.config.runs import (
     GenerationSettings,
     LikelihoodName,
     ModelSettings,
+    PlantingSettings,
     RunSettings,
     TrainingSettings,
     Variant,
@@ -48,14 +49,25 @@ from nvae_bio.config.simulations import (
     SimulationSettings,
     Transformation,
 )
-from nvae_bio.config.studies import Baseline, ConditionSettings, Evaluated, StudyRow, StudyRun, StudySettings
+from nvae_bio.config.studies import (
+    BASELINES,
+    Baseline,
+    Calls,
+    ConditionSettings,
+    Evaluated,
+    StudyRow,
+    StudyRun,
+    StudySettings,
+)
 from nvae_bio.config.workflow import WorkflowSettings
 
 __all__ = [
+    "BASELINES",
     "BUILTINS",
     "LIKELIHOODS",
     "AuditSettings",
     "Baseline",
+    "Calls",
     "ConditionSettings",
     "CountsSettings",
     "CountsSimulation",
@@ -63,6 +75,7 @@ __all__ = [
     "DatasetSettings",
     "EmbeddingSettings",
     "Evaluated",
+    "FactorSettings",
     "FeaturesSettings",
     "FitSettings",
     "GenerationSettings",
@@ -74,6 +87,7 @@ __all__ = [
     "Name",
     "NullKind",
     "Planted",
+    "PlantingSettings",
     "PowerSettings",
     "Programme",
     "QcSettings",

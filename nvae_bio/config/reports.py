@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Settings
 
@@ -153,3 +153,18 @@ class PowerSettings(Settings):
         if self.reference is not None and self.reference not in self.fold_changes:
             raise ValueError(f"reference {self.reference:g} is none of fold_changes")
         return self
+
+
+def _switched(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+OptionalAudit = Annotated[AuditSettings | None, BeforeValidator(_switched)]  # `on` and `off` in a file
+OptionalPower = Annotated[PowerSettings | None, BeforeValidator(_switched)]
+
+
+class FactorSettings(Settings):
+    """What `factors` depends on."""
+
+    report: ReportSettings = ReportSettings()
+    power: OptionalPower = None

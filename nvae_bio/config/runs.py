@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Seed, Settings
-from nvae_bio.config.reports import AuditSettings, NullKind, PowerSettings, ReportSettings
+from nvae_bio.config.reports import (
+    AuditSettings,
+    FactorSettings,
+    NullKind,
+    OptionalAudit,
+    OptionalPower,
+    PowerSettings,
+    ReportSettings,
+)
 
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
@@ -102,8 +110,8 @@ class ModelSettings(Settings):
     loading_sd: float = Field(
         0.14,
         gt=0,
-        description="standard deviation of the prior of a linear decoder's loadings, a Laplace distribution (log rate of "
-        "counts a unit of z); above 0, large for none",
+        description="standard deviation of the prior of a linear decoder's loadings, a Laplace distribution (log rate "
+        "of counts a unit of z); above 0, large for none",
     )
     rotation: Literal["varimax", "none"] = Field(
         "varimax",
@@ -279,23 +287,26 @@ class FitSettings(Settings):
         return self.model_copy(update={"training": self.training.model_copy(update=values)})
 
 
+class PlantingSettings(FitSettings):
+    """What `power` depends on."""
+
+    power: PowerSettings = PowerSettings()
+
+
 class RunSettings(FitSettings):
     """A data set, a model, how it is trained and reported, and the seeds."""
 
     dataset: str = Field(description="name of an entry of `datasets`")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds; one model is trained for each")
     embedding: EmbeddingSettings = EmbeddingSettings()
-    audit: AuditSettings = AuditSettings()
-    power: PowerSettings | None = Field(
+    audit: OptionalAudit = Field(
+        AuditSettings(), description="`off`, `on`, or a section with the keys below: labels are held against the model"
+    )
+    power: OptionalPower = Field(
         None, description="`on`, or a section with the keys below: planted programmes are measured; counts alone"
     )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
-
-    @field_validator("power", mode="before")
-    @classmethod
-    def _switch(cls, value: Any) -> Any:
-        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def refits(self) -> dict[NullKind, list[range]]:
@@ -318,6 +329,30 @@ class RunSettings(FitSettings):
     def fit(self) -> FitSettings:
         """The part that `train` depends on."""
         return FitSettings(model=self.model, training=self.training)
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether labels are held against the model: not by one that is told none."""
+        return self.audit is not None and self.model.variant != "vae"
+
+    @property
+    def factors(self) -> FactorSettings:
+        """The part that `factors` depends on."""
+        return FactorSettings(report=self.report, power=self.power)
+
+    @property
+    def planting(self) -> PlantingSettings:
+        """The part that `power` depends on; the report alone asks how often is enough."""
+        power = (self.power or PowerSettings()).model_copy(update={"reference": None, "needed": 0.8, "runs_per_job": 5})
+        return PlantingSettings(model=self.model, training=self.training, power=power)
+
+    @property
+    def plantings(self) -> list[range]:
+        """The plantings that measure power, by number, job by job; none where it is off."""
+        if self.power is None:
+            return []
+        n, size = self.power.n_runs, self.power.runs_per_job
+        return [range(first, min(first + size, n)) for first in range(0, n, size)]
 
     @field_validator("seeds")
     @classmethod

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from nvae_bio.config.base import Name, Seed, Settings
+from nvae_bio.config.base import Name, Seed, Settings, Share
 from nvae_bio.config.datasets import CountsSettings, ImagesSettings
 
 Positive = Annotated[float, Field(gt=0)]
@@ -20,7 +20,10 @@ class Planted(Settings):
     kind: Literal["shared", "private"] = Field(
         description="`shared`: in all classes; `private`: in those named in `classes` alone"
     )
-    classes: list[str] = Field([], description="classes that have it; for `private` and only there")
+    classes: list[str] = Field(
+        [],
+        description="classes that have it, one or several (4 of 6: a majority shares it); for `private` and only there",
+    )
     activity: Literal["binary", "normal", "uniform"] = Field(
         "binary", description="activity of a sample in which it is on: 1, drawn from N(0, 1), or from -1 to 1; else 0"
     )
@@ -52,7 +55,10 @@ class Planted(Settings):
 class Programme(Planted):
     """One of a list: genes that rise or fall together."""
 
-    n_genes: PositiveInt = Field(description="number of its genes; no gene is in two programmes")
+    n_genes: PositiveInt = Field(
+        description="number of its genes, drawn at random; no gene is in two programmes. With `genes`, left out"
+    )
+    genes: list[str] = Field([], description="names of its genes, whatever their means, in place of drawn ones")
     fold_change: Positive = Field(description="fold change of its genes at activity 1; of activity a it is to power a")
     direction: Literal["same", "both"] = Field(
         "same", description="`same`: all its genes change by fold_change; `both`: every second one by its inverse"
@@ -60,6 +66,41 @@ class Programme(Planted):
     min_mean: Positive | None = Field(
         None, description="least mean of its genes, in place of the simulation's `min_mean` (counts a cell); above 0"
     )
+    follows: Literal["none", "condition", "batch", "donor", "depth"] = Field(
+        "none",
+        description="what its activity is made of, in the classes that have it, in place of a draw for each sample. "
+        "`condition`: 0 in the first arm, 1, 2, … in the next; `batch`, `donor`: a value for each level, drawn from "
+        "N(0, 1) and standardised; `depth`: the standardised log of the cell's library. Its `activity` is `normal`",
+    )
+    follows_noise: float = Field(
+        0.3, ge=0, description="standard deviation of what is added for each sample to an activity that follows; normal"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """`n_genes` may be left out where the genes are named, `activity` where it follows something."""
+        if not isinstance(values, dict):
+            return values
+        named, filled = values.get("genes"), dict[str, Any]()
+        if isinstance(named, list) and named:
+            filled["n_genes"] = len(named)
+        if values.get("follows", "none") != "none":
+            filled["activity"] = "normal"
+        return filled | values
+
+    @model_validator(mode="after")
+    def _check_programme(self) -> Programme:
+        twice = [name for index, name in enumerate(self.genes) if name in self.genes[:index]]
+        if twice:
+            raise ValueError(f"genes: {twice[0]!r} stands twice")
+        if self.genes and self.n_genes != len(self.genes):
+            raise ValueError(f"n_genes {self.n_genes} is not the number of `genes` ({len(self.genes)}); leave it out")
+        if self.genes and self.min_mean is not None:
+            raise ValueError("min_mean is for genes that are drawn, not for those named in `genes`")
+        if self.follows != "none" and (self.activity != "normal" or self.share < 1 or self.class_shift):
+            raise ValueError(f"follows {self.follows!r} takes activity 'normal', share 1 and no class_shift")
+        return self
 
 
 class Transformation(Planted):
@@ -97,6 +138,26 @@ class Levels(Settings):
         if self.n == 1 and (self.effect_sd or self.depth_ratio != 1):
             raise ValueError("n 1 has no effect_sd and no depth_ratio; they need at least 2 levels")
         return self
+
+
+class Conditions(Settings):
+    """Arms of a treatment; what they do is said by programmes with `follows: condition`."""
+
+    names: list[str] = Field(
+        ["control", "treated"], min_length=2, description="names of the arms; the first is the untreated one"
+    )
+    design: Literal["paired", "unpaired"] = Field(
+        "paired",
+        description="`paired`: every donor has cells of every arm, evenly in each class; `unpaired`: each donor is of "
+        "one arm, as many donors in each as that goes",
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("each arm stands once")
+        return value
 
 
 class CountsSource(CountsSettings):
@@ -162,14 +223,41 @@ class CountsSimulation(SimulationSettings):
     )
     batches: Levels = Levels()
     donors: Levels = Levels()
+    conditions: Conditions | None = Field(None, description="arms of a treatment; null: none")
     depth_sd: float = Field(
         0.0, ge=0, description="standard deviation of a log factor on the library of each cell (natural log)"
+    )
+    label_swaps: float = Field(
+        0.0, ge=0, lt=0.5, description="share of the cells of each class whose label is that of another; below 0.5"
+    )
+    doublets: Share = Field(
+        0.0,
+        description="doublets to add, as a share of the cells: the counts of two cells of different classes, summed",
     )
 
     @model_validator(mode="after")
     def _check(self) -> CountsSimulation:
         self._check_planted(self.programmes, "programmes")
+        owner: dict[str, str] = {}
+        for index, item in enumerate(self.programmes):
+            self._check_follows(item.follows, f"programmes.{index}.follows")
+            for gene in item.genes:
+                if owner.setdefault(gene, item.name) != item.name:
+                    raise ValueError(f"programmes.{index}.genes: {gene!r} is a gene of {owner[gene]!r} already")
+        if self.conditions and self.conditions.design == "unpaired" and self.donors.n < len(self.conditions.names):
+            raise ValueError(
+                f"conditions: design 'unpaired' needs a donor for each of {len(self.conditions.names)} arms; "
+                f"donors.n is {self.donors.n}"
+            )
         return self
+
+    def _check_follows(self, follows: str, key: str) -> None:
+        """What is followed varies; whether depth does is known with the source."""
+        if follows == "condition" and self.conditions is None:
+            raise ValueError(f"{key}: 'condition' needs `conditions`")
+        levels = {"batch": self.batches.n, "donor": self.donors.n}
+        if levels.get(follows, 2) < 2:
+            raise ValueError(f"{key}: {follows!r} needs at least 2 levels of it; n is 1")
 
 
 class ImagesSimulation(SimulationSettings):

@@ -16,8 +16,14 @@ Overrides = dict[str, Any]
 SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
 OF_ROWS = {"dataset", "seeds"}  # keys of a run that a row sets
 BASELINE = "baseline"  # key of a variant that is no model of ours
-Baseline = Literal["pca", "nmf", "scvi", "scanvi"]
-Evaluated = Literal["planted", "condition", "model"]
+CALLS = "calls"  # key of a variant that reads the run of another one in another way
+Baseline = Literal["pca", "nmf", "scvi", "scanvi", "drvi", "cnmf"]
+Calls = Literal["consensus", "one-seed", "kl-threshold"]
+Evaluated = Literal["planted", "factors", "condition", "model"]
+BASELINES: dict[str, tuple[Baseline, ...]] = {
+    "condition": ("pca", "nmf", "scvi", "scanvi"),
+    "factors": ("drvi", "cnmf"),
+}
 
 
 class ConditionSettings(Settings):
@@ -65,10 +71,12 @@ class StudyRun:
         row: of the study.
         title, variant: what it is called in the table.
         dataset: entry of `datasets` that the row reads.
-        seeds: one, of simulation and training, where the data set is simulated; else all seeds of training.
-        is_simulated: whether the data set is made anew for each seed.
+        number: of the simulated data set, the seed that it is made with; None of data that are not simulated.
+        seeds: of training; of a baseline its own.
         baseline: the method, where it is none of our models.
-        n_latent: dims of a baseline; None of a model of ours.
+        n_latent: dims of a baseline; None of a model of ours, and of a method that chooses them itself.
+        calls: which calls of the run are scored.
+        scored: the run whose files are scored: itself, or another one that is trained alike.
     """
 
     name: str
@@ -76,15 +84,22 @@ class StudyRun:
     title: str
     variant: str
     dataset: str
+    number: int | None
     seeds: list[int]
-    is_simulated: bool
     baseline: Baseline | None
     n_latent: int | None
+    calls: Calls
+    scored: str
 
     @property
     def own_dataset(self) -> str:
         """The entry of `datasets` that the run itself reads."""
-        return f"{self.dataset}.{self.seeds[0]}" if self.is_simulated else self.dataset
+        return self.dataset if self.number is None else f"{self.dataset}.{self.number}"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a run of the config, and no baseline or other reading of one."""
+        return self.baseline is None and self.scored == self.name
 
 
 class StudySettings(Settings):
@@ -92,9 +107,15 @@ class StudySettings(Settings):
 
     name: Name = Field(description="name of the study, and of its files")
     evaluate: Evaluated = Field(
-        description="what is scored: `planted`, against the truth of the simulations; `condition`, where the models "
-        "keep a condition that they were never told; `model`, the fit, the use of the latents and how much of the "
-        "class z_s tells (docs/studies/README.md)"
+        description="what is scored: `planted`, every seed against the truth of the simulations; `factors`, what all "
+        "seeds of a run agree on against the same truth; `condition`, where the models keep a condition that they were "
+        "never told; `model`, the fit, the use of the latents and how much of the class z_s tells "
+        "(docs/studies/README.md)"
+    )
+    n_seeds: PositiveInt = Field(
+        1,
+        description="factors: seeds of training of each simulated data set; of data set k they are k · n_seeds and the "
+        "following ones",
     )
     condition: ConditionSettings | None = Field(None, description="what `evaluate: condition` needs to know")
     folder: str = Field(
@@ -107,7 +128,10 @@ class StudySettings(Settings):
     )
     base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
     variants: dict[Name, Overrides] = Field(
-        min_length=1, description="variant -> keys of a run that it changes, or `baseline: pca | nmf | scvi | scanvi`"
+        min_length=1,
+        description="variant -> keys of a run that it changes; or `baseline: METHOD`, another method: pca, nmf, scvi, "
+        "scanvi of a condition, drvi, cnmf of factors; or, of factors, with `calls: one-seed` or `calls: kl-threshold` "
+        "other calls of the run that the same keys without it make",
     )
     rows: dict[Name, StudyRow] = Field(min_length=1, description="named rows of the study")
 
@@ -116,28 +140,40 @@ class StudySettings(Settings):
         if (self.evaluate == "condition") != (self.condition is not None):
             needed = "needed" if self.condition is None else f"not read by evaluate {self.evaluate!r}"
             raise ValueError(f"condition: {needed}; it goes with evaluate 'condition'")
-        baselines = [name for name, values in self.variants.items() if BASELINE in values]
-        for name in (name for name in self.variants if name not in baselines):
-            self._check_run(self.settings_of(name), f"variants.{name}")
-        for name in baselines:
-            self._check_baseline(name)
-        for name, row in self.rows.items():
-            for variant in row.variants:
-                if variant not in self.variants:
-                    raise ValueError(
-                        f"rows.{name}.variants: {variant!r} is no variant; allowed: {', '.join(self.variants)}"
-                    )
-                if not row.seeds_of(variant):
-                    raise ValueError(f"rows.{name}.variants.{variant}: at least one seed is needed")
-                if variant in baselines:
-                    self._check_run(self.base_of(row), f"rows.{name}.base")
-                    if not self.n_latent_of(row):
-                        raise ValueError(
-                            f"rows.{name}.variants.{variant}: base.model.n_shared, its dims, is 0; allowed: above 0"
-                        )
-                elif row.base:
-                    self._check_run(self.settings_of(variant, row), f"rows.{name}.variants.{variant}")
+        if self.evaluate != "factors" and self.n_seeds > 1:
+            raise ValueError(f"n_seeds: evaluate {self.evaluate!r} allows 1; more go with evaluate 'factors'")
+        for name, values in self.variants.items():
+            if BASELINE in values:
+                self._check_baseline(name)
+            else:
+                self._check_calls(name)
+                self._check_run(self.settings_of(name), f"variants.{name}")
+        for name in self.rows:
+            self._check_row(name)
         return self
+
+    def _check_row(self, name: str) -> None:
+        """Refuse a row of variants or seeds that are not there, or whose own base does not fit them."""
+        row = self.rows[name]
+        for variant in row.variants:
+            where = f"rows.{name}.variants.{variant}"
+            if variant not in self.variants:
+                raise ValueError(
+                    f"rows.{name}.variants: {variant!r} is no variant; allowed: {', '.join(self.variants)}"
+                )
+            if not row.seeds_of(variant):
+                raise ValueError(f"{where}: at least one seed is needed")
+            if self.baseline_of(variant) is not None:
+                self._check_run(self.base_of(row), f"rows.{name}.base")
+                if self.evaluate == "condition" and not self.n_latent_of(row):
+                    raise ValueError(f"{where}: base.model.n_shared, its dims, is 0; allowed: above 0")
+                continue
+            if row.base:
+                self._check_run(self.settings_of(variant, row), where)
+            source = self.source_of(variant)
+            lacking = set(row.seeds_of(variant)) - set(row.seeds_of(source) if source in row.variants else [])
+            if lacking:
+                raise ValueError(f"{where}: seed {min(lacking)} is none of {source!r}, whose run it reads")
 
     @staticmethod
     def _check_run(settings: Overrides, where: str) -> None:
@@ -151,13 +187,27 @@ class StudySettings(Settings):
 
     def _check_baseline(self, name: str) -> None:
         """Refuse a baseline that is none, that sets more, or that has no scores."""
-        values, allowed = self.variants[name], ", ".join(get_args(Baseline))
-        if values[BASELINE] not in get_args(Baseline):
-            raise ValueError(f"variants.{name}.{BASELINE}: {values[BASELINE]!r} is not allowed: {allowed}")
+        values, allowed = self.variants[name], BASELINES.get(self.evaluate, ())
+        if not allowed:
+            raise ValueError(
+                f"variants.{name}.{BASELINE}: evaluate {self.evaluate!r} has none; allowed: {', '.join(BASELINES)}"
+            )
+        if values[BASELINE] not in allowed:
+            raise ValueError(f"variants.{name}.{BASELINE}: {values[BASELINE]!r} is not allowed: {', '.join(allowed)}")
         if others := sorted(set(values) - {BASELINE}):
             raise ValueError(f"variants.{name}.{others[0]}: a baseline has no keys of a run; allowed: {BASELINE}")
-        if self.evaluate != "condition":
-            raise ValueError(f"variants.{name}.{BASELINE}: evaluate {self.evaluate!r} has none; allowed: condition")
+
+    def _check_calls(self, name: str) -> None:
+        """Refuse calls that are none, that are not scored, or that no other variant trains for."""
+        values, where = self.variants[name], f"variants.{name}.{CALLS}"
+        if CALLS not in values:
+            return
+        if self.evaluate != "factors":
+            raise ValueError(f"{where}: not read by evaluate {self.evaluate!r}; it goes with evaluate 'factors'")
+        if values[CALLS] not in get_args(Calls):
+            raise ValueError(f"{where}: {values[CALLS]!r} is not allowed: {', '.join(get_args(Calls))}")
+        if self.source_of(name) == name:
+            raise ValueError(f"{where}: no variant has the same keys without {CALLS!r}, and so a run to read")
 
     def base_of(self, row: StudyRow | None) -> Overrides:
         """`base` with the changes of a row."""
@@ -171,9 +221,19 @@ class StudySettings(Settings):
         """The method of a variant that is a baseline, None of a model of ours."""
         return self.variants[variant].get(BASELINE)
 
+    def changes_of(self, variant: str) -> Overrides:
+        """Keys of a run that a variant changes."""
+        return {key: value for key, value in self.variants[variant].items() if key != CALLS}
+
+    def source_of(self, variant: str) -> str:
+        """The variant whose run is scored: itself, or with `calls` the one of the same keys without."""
+        if CALLS not in self.variants[variant]:
+            return variant
+        return next((name for name, keys in self.variants.items() if keys == self.changes_of(variant)), variant)
+
     def settings_of(self, variant: str, row: StudyRow | None = None) -> Overrides:
         """`base` with the changes of a row and of a variant."""
-        return merged(self.base_of(row), self.variants[variant])
+        return merged(self.base_of(row), self.changes_of(variant))
 
     def runs(self, simulated: Mapping[str, str]) -> Iterator[StudyRun]:
         """Every run.
@@ -182,14 +242,36 @@ class StudySettings(Settings):
             simulated: data set -> simulation that it reads, of data sets that read one.
         """
         for row_name, row in self.rows.items():
-            dataset, title = row.dataset or row_name, row.title or row_name
+            dataset = row.dataset or row_name
             for variant in row.variants:
-                seeds, name = row.seeds_of(variant), f"{row_name}.{variant}"
-                baseline, is_simulated = self.baseline_of(variant), dataset in simulated
-                parts = {f"{name}.{seed}": [seed] for seed in seeds} if is_simulated else {name: seeds}
-                n_latent = self.n_latent_of(row) if baseline else None
-                for part, its_seeds in parts.items():
-                    yield StudyRun(part, row_name, title, variant, dataset, its_seeds, is_simulated, baseline, n_latent)
+                seeds = row.seeds_of(variant)
+                parts = {seed: self._seeds_of(variant, seed) for seed in seeds} if dataset in simulated else {}
+                for number, its_seeds in parts.items() or [(None, seeds)]:
+                    yield self._run(row_name, variant, number, its_seeds)
+
+    def _seeds_of(self, variant: str, number: int) -> list[int]:
+        """Seeds of a variant on the simulated data set of a number; a baseline has one."""
+        if self.baseline_of(variant) is not None:
+            return [number]
+        return list(range(number * self.n_seeds, (number + 1) * self.n_seeds))
+
+    def _run(self, row_name: str, variant: str, number: int | None, seeds: list[int]) -> StudyRun:
+        """A run of a row; the table of factors calls each simulated data set by a name of its own."""
+        row, end = self.rows[row_name], "" if number is None else f".{number}"
+        title, baseline = row.title or row_name, self.baseline_of(variant)
+        return StudyRun(
+            name=f"{row_name}.{variant}{end}",
+            row=row_name,
+            title=f"{title}{end}" if self.evaluate == "factors" else title,
+            variant=variant,
+            dataset=row.dataset or row_name,
+            number=number,
+            seeds=seeds,
+            baseline=baseline,
+            n_latent=self.n_latent_of(row) if baseline and self.evaluate == "condition" else None,
+            calls=self.variants[variant].get(CALLS, "consensus"),
+            scored=f"{row_name}.{self.source_of(variant)}{end}",
+        )
 
 
 def merged(base: Overrides, changes: Overrides) -> Overrides:
@@ -225,11 +307,11 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
     """A config, as plain values, with the simulations, data sets and runs that its study stands for.
 
     A data set that reads a simulation is made anew for each seed: seed 3 of row `r` and variant `v` is the simulation
-    and the data set with `.3` behind their names, and the run `r.v.3` with that one seed. On other data, `r.v` is one
-    run with all seeds.
+    and the data set with `.3` behind their names, and the run `r.v.3` with that one seed, or with `n_seeds` seeds of
+    its own. On other data, `r.v` is one run with all seeds.
 
     Raises:
-        ValueError: a row of a data set that is not there.
+        ValueError: a row of a data set that is not there, or that is not simulated where the truth is needed.
     """
     simulations, datasets = dict(values.get("simulations") or {}), dict(values["datasets"])
     simulated, runs = simulated_by(datasets, simulations), dict(values.get("runs") or {})
@@ -238,11 +320,18 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
             raise ValueError(
                 f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {', '.join(values['datasets'])}"
             )
-        if run.is_simulated:
-            source, seed = simulated[run.dataset], run.seeds[0]
-            simulations[f"{source}.{seed}"] = dict(simulations[source]) | {"seed": seed}
-            datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": SIMULATED.format(f"{source}.{seed}")}
-        if run.baseline is None:
+        if run.number is None and study.evaluate == "factors":
+            allowed = ", ".join(simulated) or "none of this config"
+            raise ValueError(
+                f"study.rows.{run.row}: {run.dataset!r} is not simulated, and evaluate 'factors' needs the truth; "
+                f"allowed: {allowed}"
+            )
+        if run.number is not None:
+            source = simulated[run.dataset]
+            simulations[f"{source}.{run.number}"] = dict(simulations[source]) | {"seed": run.number}
+            paths = SIMULATED.format(f"{source}.{run.number}")
+            datasets[run.own_dataset] = dict(datasets[run.dataset]) | {"paths": paths}
+        if run.is_trained:
             settings = study.settings_of(run.variant, study.rows[run.row])
             runs[run.name] = settings | {"dataset": run.own_dataset, "seeds": run.seeds}
     return values | {"simulations": simulations, "datasets": datasets, "runs": runs}

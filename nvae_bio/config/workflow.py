@@ -50,6 +50,13 @@ class WorkflowSettings(Settings):
                     f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
                 )
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
+            if run.power is not None and self.datasets[run.dataset].kind != "counts":
+                raise ValueError(
+                    f"runs.{name}.power: programmes are planted into counts; datasets.{run.dataset} is of kind "
+                    f"{self.datasets[run.dataset].kind!r}; allowed: off"
+                )
+            if run.report.gene_sets is not None and self.datasets[run.dataset].kind == "images":
+                raise ValueError(f"runs.{name}.report.gene_sets: pixels are no genes; allowed for images: null")
             _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
         for study_run in self.study_runs.values():
             self._check_condition(study_run)

@@ -116,6 +116,18 @@ def read_report(path: Path) -> AnnData:
     return report
 
 
+def read_factors(path: Path) -> AnnData:
+    """Read a factor report whose factors are those that seeds agree on.
+
+    Raises:
+        UserError: unreadable, or not the --report of `nvae-bio factors`.
+    """
+    report = read_report(path)
+    if "published" not in report.obs:
+        raise UserError(f"{path}: no obs['published']; allowed: the --report of `nvae-bio factors`, not its --seeds")
+    return report
+
+
 def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
     """Read samples or traversals.
 

@@ -100,10 +100,10 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
         rows = [np.flatnonzero(adata.obs[schema.SPLIT] == name) for name in schema.SPLITS]
         scvi.model.SCVI.setup_anndata(data, labels_key=schema.LABEL)
         model = scvi.model.SCVI(data, n_latent=n_latent)
-        _train(model, rows)
+        train_quietly(model, rows)
         if method == "scanvi":
             model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="nan")
-            _train(model, rows)
+            train_quietly(model, rows)
         shared = np.asarray(model.get_latent_representation())
     module, counts = model.module.eval(), np.asarray(data.X.sum(1)).reshape(-1, 1)
 
@@ -117,7 +117,7 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
     return Fitted(shared, expected)
 
 
-def _train(model: Any, rows: Sequence[np.ndarray]) -> None:
+def train_quietly(model: Any, rows: Sequence[np.ndarray]) -> None:
     """Train a model of scvi-tools as it does by itself, on these training, validation and test rows."""
     model.train(
         accelerator="cpu", datasplitter_kwargs={"external_indexing": list(rows)}, enable_progress_bar=False,

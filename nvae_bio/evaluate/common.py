@@ -43,7 +43,7 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
     variance = embedded.obsm[schema.SHARED][test].var(axis=0)
     scores["active_units_shared"] = float((variance > ACTIVE_UNIT).sum())
     found = report.obs.loc[report.obs["kind"] == "shared", "outcome"]
-    if not (found == "untested").all():
+    if not (found == "under-powered").all():
         scores["active_shared"] = float((found == "active").sum())
     label = embedded.obs[schema.LABEL].astype(str).to_numpy()
     return scores | leakage(embedded.obsm[schema.SHARED], label, labelled(embedded, "train"), test)

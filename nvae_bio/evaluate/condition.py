@@ -11,17 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from anndata import AnnData
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from nvae_bio import schema
 from nvae_bio.config import ConditionSettings
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import labelled
-from nvae_bio.evaluate.probes import MAX_ITERATIONS, leakage
+from nvae_bio.evaluate.probes import leakage
+from nvae_bio.factors.probes import make_probe
 
 N_TOP = 20  # genes of NAME_top20
 
@@ -85,8 +83,7 @@ class Treated:
 
 def probe_auroc(embedding: np.ndarray, treated: Treated, fit: np.ndarray, score: np.ndarray) -> float:
     """AUROC of a logistic regression (L2, C = 1) on standardised dims, fitted and scored on given rows, (n,), bool."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
-    probe.fit(embedding[fit], treated.is_treated[fit])
+    probe = make_probe("linear", int(fit.sum())).fit(embedding[fit], treated.is_treated[fit])
     return float(roc_auc_score(treated.is_treated[score], probe.decision_function(embedding[score])))
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-N_NEIGHBORS = 15
-MAX_ITERATIONS = 1000
+from nvae_bio.factors.probes import ProbeName, make_probe
+
+SCORES: dict[str, ProbeName] = {"leakage_linear": "linear", "leakage_knn": "neighbours"}
 
 
 def leakage(embedding: np.ndarray, label: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -27,12 +24,8 @@ def leakage(embedding: np.ndarray, label: np.ndarray, train: np.ndarray, test: n
     Returns:
         leakage_linear, leakage_knn, and leakage_chance: one over the number of classes.
     """
-    probes = {
-        "leakage_linear": LogisticRegression(max_iter=MAX_ITERATIONS),
-        "leakage_knn": KNeighborsClassifier(min(N_NEIGHBORS, int(train.sum()))),
-    }
     scores = {"leakage_chance": 1 / len(set(label[train]))}
-    for name, probe in probes.items():
-        fitted = make_pipeline(StandardScaler(), probe).fit(embedding[train], label[train])
-        scores[name] = float(balanced_accuracy_score(label[test], fitted.predict(embedding[test])))
+    for score, name in SCORES.items():
+        fitted = make_probe(name, int(train.sum())).fit(embedding[train], label[train])
+        scores[score] = float(balanced_accuracy_score(label[test], fitted.predict(embedding[test])))
     return scores

@@ -13,11 +13,12 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import ConditionSettings, Evaluated
+from nvae_bio.config import Calls, ConditionSettings, Evaluated
 from nvae_bio.data.files import read_embedded, read_file, read_report, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import model_scores, of_seed
 from nvae_bio.evaluate.condition import condition_scores
+from nvae_bio.evaluate.factors import Published, factor_scores
 from nvae_bio.evaluate.planted import planted_scores
 from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
@@ -29,19 +30,36 @@ COLUMNS = ["dataset", "variant", "seed", "metric", "value"]
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """Files of a run.
+    """Files of a run, and what of it is scored.
 
     Attributes:
-        embedded: one a seed.
-        report: factor report.
+        embedded: one a seed; for calls `consensus` the one of all seeds.
+        report: factor report: of each seed, or for calls `consensus` of all.
         truth: what is planted in the data.
         models: weights and card of each seed, in the order of `embedded`.
+        calls: of kind `factors`, whose calls are scored.
+        number: for calls `consensus`, the seed that the table names, for there are several.
     """
 
     embedded: Sequence[Path]
     report: Path | None = None
     truth: Path | None = None
     models: Sequence[tuple[Path, Path]] = ()
+    calls: Calls = "consensus"
+    number: int = 0
+
+    def with_truth(self, kind: Evaluated) -> tuple[Path, Path]:
+        """The report and the truth.
+
+        Raises:
+            UserError: one of them is not given.
+        """
+        if self.truth is None or self.report is None:
+            raise UserError(
+                f"evaluate: kind {kind!r} needs --report, and --truth, which only simulated data have; "
+                f"--{'truth' if self.truth is None else 'report'} is not given"
+            )
+        return self.report, self.truth
 
 
 def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str) -> pd.DataFrame:
@@ -64,14 +82,25 @@ def read_truth(path: Path) -> AnnData:
 
 def _planted(run: ScoredRun) -> dict[int, dict[str, float]]:
     """Scores of each seed against the truth."""
-    if run.truth is None or run.report is None:
-        raise UserError(
-            "evaluate: kind 'planted' needs --report, and --truth, which only simulated data have; "
-            f"--{'truth' if run.truth is None else 'report'} is not given"
-        )
-    factors, known = read_report(run.report), read_truth(run.truth)
+    report, truth = run.with_truth("planted")
+    factors, known = read_report(report), read_truth(truth)
     embedded = map(read_embedded, run.embedded)
     return {_seed(adata): planted_scores(factors, adata, known) for adata in embedded}
+
+
+def _factors(run: ScoredRun) -> dict[int, dict[str, float]]:
+    """Scores of published factors: of all seeds together, of each alone, or of the first by a plain threshold."""
+    report, truth = run.with_truth("factors")
+    factors, known = read_report(report), read_truth(truth)
+    if run.calls == "consensus":
+        if len(run.embedded) != 1:
+            raise UserError(f"--embedded: given {len(run.embedded)} times; calls 'consensus' take the one of all seeds")
+        samples = read_embedded(run.embedded[0])
+        return {run.number: factor_scores(Published.of_consensus(factors, samples), samples, known)}
+    publish = Published.of_seed if run.calls == "one-seed" else Published.of_nats
+    files = run.embedded if run.calls == "one-seed" else run.embedded[:1]
+    embedded = map(read_embedded, files)
+    return {_seed(adata): factor_scores(publish(factors, adata), adata, known) for adata in embedded}
 
 
 def _model(run: ScoredRun) -> dict[int, dict[str, float]]:
@@ -124,9 +153,10 @@ def evaluate(
     """Score every seed of a run, and write dataset, variant, seed, metric, value as .csv.
 
     Args:
-        kind: what is scored. `planted`: against the truth of a simulation; `condition`: where a condition is that the
-            model was never told, or the response of classes whose treated samples are held out; `model`: fit, use of
-            the latents and how much of the class z_s tells, which any data have.
+        kind: what is scored. `planted`: each seed against the truth of a simulation; `factors`: published factors
+            against the same; `condition`: where a condition is that the model was never told, or the response of
+            classes whose treated samples are held out; `model`: fit, use of the latents and how much of the class z_s
+            tells, which any data have.
         run: its files.
         output: the table.
         settings: the condition.
@@ -137,6 +167,7 @@ def evaluate(
     """
     kinds: dict[Evaluated, Callable[[ScoredRun], dict[int, dict[str, float]]]] = {
         "planted": _planted,
+        "factors": _factors,
         "condition": partial(_condition, settings=settings),
         "model": _model,
     }

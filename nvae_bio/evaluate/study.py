@@ -120,6 +120,15 @@ def page_text(before: str | None, table: pd.DataFrame, name: str) -> str:
     return text
 
 
+def by_title(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with simulated data sets of one title, TITLE.0, TITLE.1 and so on, under that title.
+
+    >>> by_title(pd.DataFrame({"dataset": ["fc1.5.0", "fc1.5.12", "real"]}))["dataset"].tolist()
+    ['fc1.5', 'fc1.5', 'real']
+    """
+    return scores.assign(dataset=scores["dataset"].str.replace(r"\.\d+$", "", regex=True))
+
+
 def study(scores: Sequence[Path], table: Path, page: Path, figure: Path, settings: StudySettings) -> None:
     """Gather the scores of all runs: write the long table, the figure, and the table of the page.
 
@@ -128,9 +137,10 @@ def study(scores: Sequence[Path], table: Path, page: Path, figure: Path, setting
     """
     found = read_scores(scores)
     before = page.read_text(encoding="utf-8") if page.exists() else None
-    text = page_text(before, summary(found, list(settings.metrics)), settings.name)
+    shown = by_title(found) if settings.evaluate == "factors" else found
+    text = page_text(before, summary(shown, list(settings.metrics)), settings.name)
     with house_style():
-        drawn = plot_scores(found, settings.metrics)
+        drawn = plot_scores(shown, settings.metrics)
         with atomic_path(figure) as part:
             drawn.savefig(part, format="png", dpi=DPI)
     found.insert(0, "study", settings.name)

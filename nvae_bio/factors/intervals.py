@@ -1,9 +1,10 @@
-"""Bootstrap intervals of means, over samples or over donors."""
+"""Intervals: of means over samples or donors (bootstrap), and of estimates of several seeds (Rubin's rules)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 MIN_DONORS = 6  # below, an interval over donors means nothing and samples are resampled instead
 CHUNK = 100  # bootstrap resamples drawn at a time
@@ -59,3 +60,35 @@ def resampled_units(donors: np.ndarray | None) -> tuple[np.ndarray | None, str]:
     if len(set(donors)) < MIN_DONORS:
         return None, "samples; donor interval not estimable"
     return donors, "donors"
+
+
+def rubin_interval(
+    means: np.ndarray, errors: np.ndarray, confidence: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimates of several seeds pooled by Rubin's rules, with an interval.
+
+    Each seed's model is taken as one draw of what the data leave open, as an imputation is. With the mean squared
+    error W within the m seeds and the variance B of their estimates between them, the variance is
+    T = W + (1 + 1/m) B, with (m − 1) (T / ((1 + 1/m) B))² degrees of freedom. So the interval has room for the samples
+    and for what one more seed would find, and does not shrink to nothing with more seeds.
+
+    Args:
+        means: estimate of each seed, (m, ...).
+        errors: its standard error, over samples, of the same shape and unit.
+        confidence: level of the interval, such as 0.95.
+
+    Returns:
+        Mean, lower and upper end, each (...). Of one seed it is the normal interval, which knows nothing of others.
+        Few seeds say little of B: where the seeds differ twice as much as the samples leave open, a 95 % interval of
+        two covers 88 %, of three 92 % and of five 94 %.
+
+    Reference: Rubin (1987), Multiple Imputation for Nonresponse in Surveys, ch. 3.1,
+    doi:10.1002/9780470316696.
+    """
+    means, errors = means.astype(float), errors.astype(float)
+    n_seeds, mean = len(means), means.mean(0)
+    between = (1 + 1 / n_seeds) * means.var(0, ddof=1) if n_seeds > 1 else np.zeros_like(mean)
+    variance = (errors**2).mean(0) + between
+    ratio = np.divide(variance, between, out=np.full_like(variance, np.inf), where=between > 0)
+    half = stats.t.ppf((1 + confidence) / 2, (n_seeds - 1) * ratio**2 if n_seeds > 1 else ratio) * np.sqrt(variance)
+    return mean, mean - half, mean + half

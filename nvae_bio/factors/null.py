@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 CHUNK = 2048  # samples decoded at a time
-FIRST_SEED = 1_000_000  # of refits: none that a run would name
+FIRST_SEED = 1_000_000  # of refits and plantings: none that a run would name
 
 Draw = Callable[[int], AnnData]  # from a seed to null data
 
@@ -172,20 +173,48 @@ def null_drawer(prepared: AnnData, base: TrainedModel, kind: NullKind) -> Draw:
     return named
 
 
-def _found(drawn: AnnData, settings: FitSettings, refit: int) -> pd.DataFrame:
-    """What the detector finds in null data: the statistics of the held-out samples."""
-    trained = train_model(drawn, settings, FIRST_SEED + refit, progress=False)
-    samples = trained.card.samples_of(drawn)
+@dataclass(frozen=True)
+class Detected:
+    """What a model that was trained on some data shows of their held-out samples.
+
+    Attributes:
+        usage: of the held-out samples of each class.
+        rows: their places in the data, (n,).
+        label: index of the class of each, (n,).
+        shared: posterior mean of z_s, (n, S).
+        own: posterior mean of the own block, (n, K).
+    """
+
+    usage: Usage
+    rows: np.ndarray
+    label: np.ndarray
+    shared: np.ndarray
+    own: np.ndarray
+
+
+def detect(data: AnnData, settings: FitSettings, number: int) -> Detected:
+    """Train the model of a run on data like its own, and apply the detector to their held-out samples.
+
+    Args:
+        data: prepared, null or planted.
+        settings: of the run.
+        number: the seed of the draws, and above `FIRST_SEED` that of the training.
+
+    Raises:
+        UserError: settings do not fit the data, or a class has no held-out sample.
+    """
+    trained = train_model(data, settings, FIRST_SEED + number, progress=False)
+    samples = trained.card.samples_of(data)
     with reproducible(trained.card.settings.training.threads):
-        encoded = encode(trained.network, samples, GAIN_DRAWS, refit)
-    rows = torch.from_numpy(held_out_rows(drawn.obs, trained.card.classes))
+        encoded = encode(trained.network, samples, GAIN_DRAWS, number)
+    rows = torch.from_numpy(held_out_rows(data.obs, trained.card.classes))
     shared, label = encoded.shared.take(rows), encoded.label[rows]
     own = Posterior(shared, encoded.private.take(rows)).own(trained.network.block(label))
     usage = Usage.of(
         shared.mean.numpy(), shared.log_std.exp().numpy(), own.log_std.exp().numpy(), encoded.gain[rows].numpy(),
         encoded.block_gain[rows].numpy(), label.numpy(),
     )  # fmt: skip
-    return usage.statistics()
+    return Detected(usage, rows.numpy(), label.numpy(), shared.mean.numpy(), own.mean.numpy())
 
 
 def refit_null(
@@ -221,7 +250,7 @@ def refit_null(
             "the run) or more"
         )
     for refit in refits:
-        table = _found(draw(refit), settings, refit)
+        table = detect(draw(refit), settings, refit).usage.statistics()
         table.insert(0, "kind", kind)
         table.insert(1, "refit", refit)
         tables.append(table)

@@ -1,319 +1,329 @@
-"""Which factors are there, in which class, through which features (verb `factors`, rule `report_factors`).
+"""Which factors are there, in which class, through which features, and how sure that is (verb `factors`).
 
-The map of what is used is the KL of each latent dim, averaged over the held-out (validation and test) samples of a
-class: K[y, d] = E_{x|y} KL(q(z_d|x) ‖ N(0, 1)), in nats. A KL is never below 0, and a block that fits noise has one
-too, so that its own interval means nothing. A shared dim is tested by its KL, a private one by its excess gain, what it
-adds to the bound of held-out samples above what it would by chance; both by comparison with refits on data that have no
-such factor (`nvae_bio.factors.null`).
+The seeds of a run are tested one by one (`nvae_bio.factors.seeds`). What several of them find is one factor
+(`consensus`), and all that is said of it is said of what they have in common: its nats, its features with an interval
+over seeds and samples, the classes that use it, what it goes along with.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import ReportSettings
-from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_table
+from nvae_bio.audit import consensus_audit, suspect_table
+from nvae_bio.config import FactorSettings, ReportSettings
 from nvae_bio.errors import UserError
-from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
-from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
-from nvae_bio.factors.reading import notes, read_factors
-from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
+from nvae_bio.factors.associations import associate, columns_of, tags
+from nvae_bio.factors.capacity import capacity
+from nvae_bio.factors.certificate import certificate, effect_agreement
+from nvae_bio.factors.consensus import (
+    Factor,
+    find_factors,
+    kl_of,
+    losses_of,
+    member_table,
+    n_needed,
+    named,
+    names_of,
+    own_class,
+    scores_of,
+)
+from nvae_bio.factors.enrichment import enrich, read_gene_sets
+from nvae_bio.factors.intervals import rubin_interval
+from nvae_bio.factors.leakage import leakage_audit
+from nvae_bio.factors.outcomes import Outcomes, judge, readings
+from nvae_bio.factors.power import power_table, under_powered
+from nvae_bio.factors.seeds import class_intervals, report_seeds, top_features
+from nvae_bio.factors.summary import summary
+from nvae_bio.factors.usage import held_out_rows
 
-logger = logging.getLogger(__name__)
-
-PLACE = ["kind", "class", "dim"]  # what names a factor of a seed
-
-
-def _factor_rows(embedded: AnnData) -> pd.DataFrame:
-    """One row a latent dim, in the order shared, then blocks by class: seed, kind, class, dim."""
-    model = embedded.uns[schema.MODEL]
-    seed, classes = int(model["seed"]), list(model["classes"])
-    rows = [{"seed": seed, "kind": "shared", "class": "", "dim": dim} for dim in range(int(model["n_shared"]))]
-    rows += [
-        {"seed": seed, "kind": "private", "class": name, "dim": dim}
-        for name in classes
-        for dim in range(int(model["n_private"]))
-    ]
-    table = pd.DataFrame(rows)
-    names = table["kind"].where(table["kind"] == "shared", table["class"])
-    table.index = pd.Index(
-        [f"seed {seed} · {n} · {d}" for n, d in zip(names, table["dim"], strict=True)], name="factor"
-    )
-    return table
+Z_95 = 1.959964  # of the intervals of effects in embedded files
+OF_SEED = (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO, schema.GAIN)  # obs of an embedded file that one seed says
+COLUMNS = (
+    "kind", "class", "n_found", "n_seeds", "agreement", "published", "members", "kl", "kl_lower", "kl_upper", "kl_class",
+    "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by", "effect_agreement",
+    "certificate",
+)  # fmt: skip
+CATEGORIES = ("kind", "class", "kl_class", "outcome", "reading", "private_to", "certificate", "tag")
 
 
-def _sample_kl(embedded: AnnData) -> np.ndarray:
-    """KL of each sample and factor in the order of `_factor_rows`, nats, (n, factors)."""
-    parts = [embedded.obsm[key] for key in (schema.KL_SHARED, schema.KL_PRIVATE) if key in embedded.obsm]
-    return np.concatenate(parts, axis=1).astype(float)
+@dataclass(frozen=True)
+class FactorReport:
+    """All that `report_factors` gives.
 
-
-def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings: ReportSettings) -> pd.DataFrame:
-    """The statistics of one seed with p, the smallest possible p, q, the median null value, and `is_sufficient`.
-
-    Without a null, p, q and the median are NaN.
+    Attributes:
+        factors: the report: obs are consensus factors, var are features, X is the effect.
+        embedded: the samples with their consensus scores, and what the audit says of them.
+        seeds: what each seed has, as `report_seeds` gives it.
+        lines: the report in words.
     """
-    found = usage.statistics()
-    if null is None:
-        return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan, null_median=np.nan, sufficient=False)
-    check_null(null, found)
-    kind = _kind_of_null(usage.shared.shape[1], settings)
-    pools = pooled(found, of_kind(null, kind), sizes)
-    found["p"], found["smallest_p"] = pooled_p(found["value"].to_numpy(), pools)
-    found["null_median"] = [np.median(pool) if len(pool) else np.nan for pool in pools]
-    found["q"], found["sufficient"] = q_values(found, settings.fdr), is_sufficient(found, settings.fdr)
-    return found
+
+    factors: AnnData
+    embedded: AnnData
+    seeds: AnnData
+    lines: list[str]
 
 
-def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
-    """Of the refits that test private factors: without z_s all variation within a class is private."""
-    return settings.null_kind if n_shared else "no_factor"
+@dataclass(frozen=True)
+class _Run:
+    """What all parts of the report need."""
+
+    embedded: Sequence[AnnData]
+    seeds: AnnData
+    classes: list[str]
+    rows: np.ndarray
+    settings: ReportSettings
+
+    @property
+    def numbers(self) -> list[int]:
+        """Seeds, in the order of `embedded`."""
+        return [int(one.uns[schema.MODEL]["seed"]) for one in self.embedded]
 
 
-def outcome(
-    q: np.ndarray, kl: np.ndarray, gain: np.ndarray, sufficient: np.ndarray, settings: ReportSettings
-) -> np.ndarray:
-    """`active` where q is at most the false discovery rate, the KL at least `min_kl` and the gain `min_gain`.
-
-    Else `inactive`; or `untested`, where the null is not sufficient to tell. The gain of a shared factor is NaN.
-
-    >>> q, kl = np.array([0.01, 0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0, 1.0])
-    >>> gain, sufficient = np.array([0.5, np.nan, 0.01, 0.0, np.nan]), np.array([False, True, True, True, False])
-    >>> outcome(q, kl, gain, sufficient, ReportSettings())
-    array(['active', 'inactive', 'inactive', 'inactive', 'untested'],
-          dtype='<U8')
-    """
-    active = (q <= settings.fdr) & (kl >= settings.min_kl) & ~(gain < settings.min_gain)
-    return np.where(active, "active", np.where(sufficient, "inactive", "untested"))
-
-
-def _effects(embedded: AnnData, table: pd.DataFrame, suffix: str = "") -> np.ndarray:
-    """Effect of each factor on each feature, (factors, features); NaN for a class that had no samples."""
-    classes = list(embedded.uns[schema.MODEL]["classes"])
-    rows = []
-    for kind, name, dim in table[["kind", "class", "dim"]].itertuples(index=False):
-        key = schema.EFFECT_SHARED if kind == "shared" else schema.effect_class(classes.index(name))
-        found = embedded.varm.get(key + suffix)
-        rows.append(np.full(embedded.n_vars, np.nan) if found is None else np.asarray(found)[:, dim])
-    return np.array(rows, dtype=np.float32)
-
-
-def top_features(effect: np.ndarray, names: np.ndarray, n_top: int) -> tuple[list[str], list[str]]:
-    """Names of the features that rise and that fall most with each factor, comma-separated, strongest first.
-
-    >>> top_features(np.array([[0.1, -2.0, 3.0]]), np.array(["a", "b", "c"]), 2)
-    (['c, a'], ['b'])
-    """
-    up, down = [], []
-    for row in effect:
-        order = np.argsort(-row)
-        up.append(", ".join(names[i] for i in order[:n_top] if row[i] > 0))
-        down.append(", ".join(names[i] for i in order[::-1][:n_top] if row[i] < 0))
-    return up, down
-
-
-def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settings: ReportSettings) -> np.ndarray:
-    """Write p, q, gain, block_q, hidden_q and outcome of each factor into `table`; returns q by class, (factors, C).
-
-    A private factor is judged by the q of its dim, a shared one by its smallest q over classes.
-    """
-    by_class, p_by_class = (np.full((len(table), len(classes)), np.nan) for _ in range(2))
-    places = {(kind, name, dim): i for i, (kind, name, dim) in enumerate(zip(*(table[c] for c in PLACE), strict=True))}
-    block_q, hidden_q, gain = (np.full(len(table), np.nan) for _ in range(3))
-    hidden_in: list[list[str]] = [[] for _ in range(len(table))]
-    sufficient = np.zeros(len(table), bool)
-    tested = tested.assign(gain=tested["value"] - tested["null_median"])
-    columns = ["statistic", "class", "dim", "gain", "p", "q", "sufficient"]
-    for statistic, index, dim, above, p, q, is_enough in tested[columns].itertuples(index=False):
-        name = classes[index]
-        if statistic == OWN_BLOCK:
-            block_q[((table["kind"] == "private") & (table["class"] == name)).to_numpy()] = q
-            continue
-        row = places["private", name, dim] if statistic == OWN_DIM else places["shared", "", dim]
-        if statistic == HIDDEN:
-            hidden_q[row] = np.fmin(hidden_q[row], q)
-            hidden_in[row] += [name] if q <= settings.fdr else []
-        else:
-            by_class[row, index], p_by_class[row, index], sufficient[row] = q, p, sufficient[row] | is_enough
-            gain[row] = above if statistic == OWN_DIM else np.nan
-    table["p"], table["q"] = (np.fmin.reduce(values, axis=1) for values in (p_by_class, by_class))
-    table["gain"], table["block_q"], table["hidden_q"], table["hidden_in"] = gain, block_q, hidden_q, hidden_in
-    table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), gain, sufficient, settings)
-    return by_class
-
-
-def _intervals(
-    kl: np.ndarray, test: AnnData, classes: list[str], settings: ReportSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, lower and upper end of the KL of each factor and class, (3, factors, C), and what was resampled, (C,)."""
-    labels = test.obs[schema.LABEL].astype(str).to_numpy()
-    donors = test.obs[schema.DONOR].astype(str).to_numpy() if schema.DONOR in test.obs else None
-    per_class, resampled = np.zeros((3, kl.shape[1], len(classes))), np.empty(len(classes), dtype=object)
-    for index, name in enumerate(classes):
-        rows = labels == name
-        units, resampled[index] = resampled_units(None if donors is None else donors[rows])
-        lower, upper = bootstrap_interval(kl[rows], units, settings.n_bootstrap, settings.confidence, rng)
-        per_class[:, :, index] = kl[rows].mean(0), lower, upper
-    return per_class, resampled
-
-
-def _usage(embedded: AnnData, rows: np.ndarray, label: np.ndarray) -> Usage:
-    """Of the samples at `rows`, (n,), of the classes `label`, (n,)."""
-    nothing = np.zeros((embedded.n_obs, 0))
-    mean, std, own_std, gain = (
-        np.asarray(embedded.obsm.get(key, nothing))[rows]
-        for key in (schema.SHARED, schema.SHARED_STD, schema.SPECIFIC_STD, schema.GAIN)
-    )
-    block_gain = embedded.obs[schema.GAIN].to_numpy() if schema.GAIN in embedded.obs else np.zeros(embedded.n_obs)
-    return Usage.of(mean, std, own_std, gain, block_gain[rows], label)
-
-
-def _report_seed(
-    embedded: AnnData, settings: ReportSettings, null: pd.DataFrame | None, rng: np.random.Generator
-) -> tuple[AnnData, pd.DataFrame]:
-    """The report of one seed, and what was tested in it."""
-    classes = [str(name) for name in embedded.uns[schema.MODEL]["classes"]]
-    places = held_out_rows(embedded.obs, classes)
-    test, table = embedded[places], _factor_rows(embedded)
-    per_class, resampled = _intervals(_sample_kl(test), test, classes, settings, rng)
-    # a shared factor is shown in the class that uses it most, a private one in its own class
-    shared = (table["kind"] == "shared").to_numpy()
-    shown = np.where(shared, per_class[0].argmax(1), [classes.index(c) if c else 0 for c in table["class"]])
-    rows = np.arange(len(table))
-    table["kl"], table["kl_lower"], table["kl_upper"] = per_class[:, rows, shown]
-    table["kl_class"] = [classes[index] for index in shown]
-    label = pd.Categorical(test.obs[schema.LABEL].astype(str), categories=classes).codes
-    train = embedded.obs.loc[embedded.obs[schema.SPLIT] == "train", schema.LABEL]
-    sizes = np.array([(train == name).sum() for name in classes])
-    tested = _tested(_usage(embedded, places, label), null, sizes, settings)
-    q_by_class = _judge(table, tested, classes, settings)
-    effect = _effects(embedded, table)
-    table[["reading", "private_to"]] = read_factors(
-        table, effect, q_by_class <= settings.fdr, classes, settings.agreement
-    )
-    table = table.drop(columns="hidden_in")
-    table["n_samples"] = [int((label == index).sum()) for index in shown]
-    table["resampled"] = resampled[shown]
-    table["top_up"], table["top_down"] = top_features(effect, np.array(embedded.var_names), settings.n_top_features)
-    by_class = dict(
-        zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True)
-    )
-    ends = {schema.EFFECT_LOWER: "_lower", schema.EFFECT_UPPER: "_upper"}
-    report = AnnData(
-        X=effect,
-        obs=table,
-        var=embedded.var[[]].copy(),
-        obsm=by_class | {schema.Q_BY_CLASS: q_by_class},
-        layers={key: _effects(embedded, table, suffix) for key, suffix in ends.items()},
-    )
-    return report, tested
-
-
-def _tests_of_all(tested: Sequence[pd.DataFrame], embedded: Sequence[AnnData]) -> pd.DataFrame:
-    """What was tested in each seed, one below the other, with the names of the classes."""
-    classes = np.array([str(name) for name in embedded[0].uns[schema.MODEL]["classes"]], dtype=object)
+def _effects(run: _Run, factors: Sequence[Factor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Effect of each factor with its interval over seeds and samples: three times (factors, features)."""
     parts = []
-    for part, of_seed in zip(tested, embedded, strict=True):
-        named = part.copy()
-        named["class"], named["seed"] = classes[part["class"]], int(of_seed.uns[schema.MODEL]["seed"])
-        parts.append(named)
-    return pd.concat(parts, ignore_index=True)
+    for one in factors:
+        rows = [member.row for member in one.members]
+        signs = np.array([member.sign for member in one.members])[:, None]
+        means = np.asarray(run.seeds.X)[rows] * signs
+        ends = (run.seeds.layers[key][rows] for key in (schema.EFFECT_LOWER, schema.EFFECT_UPPER))
+        lower, upper = (np.asarray(end, dtype=float) for end in ends)
+        parts.append(np.stack(rubin_interval(means, (upper - lower) / (2 * Z_95), run.settings.confidence)))
+    shape = (len(factors), 3, run.seeds.n_vars)
+    stacked = np.array(parts, dtype=np.float32).reshape(shape)
+    return stacked[:, 0], stacked[:, 1], stacked[:, 2]
+
+
+def _agreement(run: _Run, one: Factor, used: np.ndarray) -> np.ndarray:
+    """How far the effects of a shared factor agree between the classes that use it, (C,); NaN of a private one."""
+    if one.label:
+        return np.full(len(run.classes), np.nan)
+    of_class = []
+    for index in range(len(run.classes)):
+        parts = []
+        for member in one.members:
+            found = run.embedded[member.place].varm.get(schema.effect_shared_class(index))
+            unknown = np.full(run.seeds.n_vars, np.nan)
+            parts.append(unknown if found is None else member.sign * np.asarray(found)[:, member.dim])
+        of_class.append(np.mean(parts, axis=0))
+    return effect_agreement(np.array(of_class), used)
+
+
+def _table(
+    run: _Run, factors: Sequence[Factor], kl: np.ndarray, loss: np.ndarray, outcomes: Outcomes, agreement: np.ndarray
+) -> pd.DataFrame:
+    """The obs of the report, but for what needs the effects or other tables.
+
+    Args:
+        run: the run.
+        factors: in order.
+        kl: mean, lower and upper end by class, (3, factors, C), nats.
+        loss: likewise.
+        outcomes: of the factors.
+        agreement: of effects between classes, (factors, C).
+    """
+    n_seeds, limit, rows = len(run.embedded), run.settings.agreement, []
+    for place, one in enumerate(factors):
+        used = outcomes.by_class[place] == "active"
+        of_classes = np.nan_to_num(kl[0, place])
+        shown = run.classes.index(one.label) if one.label else int((of_classes + 1e6 * used).argmax())
+        of_seeds = run.seeds.obs.iloc[[member.row for member in one.members]]
+        rows.append({
+            "kind": one.kind, "class": one.label, "n_found": one.n_found, "n_seeds": n_seeds,
+            "agreement": one.agreement, "published": one.n_found >= n_needed(n_seeds, run.settings),
+            "members": one.text(run.numbers), "kl": kl[0, place, shown], "kl_lower": kl[1, place, shown],
+            "kl_upper": kl[2, place, shown], "kl_class": run.classes[shown], "loss": loss[0, place, shown],
+            "loss_lower": loss[1, place, shown], "loss_upper": loss[2, place, shown],
+            "gain": float(of_seeds["gain"].mean()), "p": float(of_seeds["p"].median()),
+            "q": float(np.fmin.reduce(outcomes.q[place])), "outcome": outcomes.of_factor(place),
+            "n_used": int(used.sum()), "used_by": ", ".join(np.array(run.classes, dtype=object)[used]),
+            "effect_agreement": float(np.fmin.reduce(agreement[place])),
+            "certificate": "" if one.label else certificate(agreement[place], used, run.classes, limit),
+        })  # fmt: skip
+    names = pd.Index(names_of(factors), name="factor", dtype=object)
+    return pd.DataFrame(rows, index=names, columns=None if rows else list(COLUMNS))
+
+
+def _by_class(run: _Run, values: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, lower and upper end of a number of each held-out sample and factor in each class, (3, factors, C)."""
+    return class_intervals(values[run.rows], run.embedded[0][run.rows], run.classes, run.settings, rng)
+
+
+def _consensus(run: _Run, weak: Sequence[str], rng: np.random.Generator) -> tuple[AnnData, list[Factor]]:
+    """The report without the tables that are beside it, and its factors in order."""
+    found = find_factors(run.seeds, run.settings)
+    nats, _ = _by_class(run, losses_of(found, run.embedded), rng)
+    order = named(found, list(np.fmax.reduce(nats[0], axis=1)), len(run.embedded), run.settings)
+    factors, loss = [found[place] for place in order], nats[:, order]
+    kl, resampled = _by_class(run, kl_of(factors, run.embedded), rng)
+    outcomes = judge(factors, run.seeds, run.settings, len(run.embedded), weak)
+    agreement = np.array(
+        [_agreement(run, one, row == "active") for one, row in zip(factors, outcomes.by_class, strict=True)]
+    ).reshape(len(factors), len(run.classes))
+    table = _table(run, factors, kl, loss, outcomes, agreement)
+    effect, lower, upper = _effects(run, factors)
+    said = readings(factors, outcomes, effect, run.seeds, run.settings)
+    table[["reading", "private_to"]] = said.set_axis(table.index)
+    names = run.seeds.var_names.to_numpy()
+    table["top_up"], table["top_down"] = top_features(effect, names, run.settings.n_top_features)
+    table["resampled"] = [resampled[run.classes.index(name)] for name in table["kl_class"]]
+    report = AnnData(effect, obs=table, var=run.seeds.var.copy())
+    report.layers[schema.EFFECT_LOWER], report.layers[schema.EFFECT_UPPER] = lower, upper
+    for stem, parts in (("kl", kl), ("loss", loss)):
+        for end, part in zip(("", "_lower", "_upper"), parts, strict=True):
+            report.obsm[f"{stem}_by_class{end}"] = part
+    report.obsm[schema.Q_BY_CLASS], report.obsm[schema.AGREEMENT_BY_CLASS] = outcomes.q, agreement
+    report.obsm[schema.OUTCOME_BY_CLASS] = pd.DataFrame(outcomes.by_class, index=table.index, columns=run.classes)
+    return report, factors
+
+
+def _checked(embedded: Sequence[AnnData], audits: Sequence[pd.DataFrame]) -> None:
+    """Refuse audits that are not of these samples.
+
+    Raises:
+        UserError: another number of them, or other samples.
+    """
+    if audits and len(audits) != len(embedded):
+        raise UserError(
+            f"factors: {len(audits)} audits for {len(embedded)} embedded data sets; give one a seed, or none"
+        )
+    for table in audits:
+        if not table.index.equals(embedded[0].obs_names):
+            raise UserError("factors: an audit is of other samples than the embedded data sets; audit these")
+
+
+def _scored(run: _Run, factors: Sequence[Factor], names: Sequence[str], audits: Sequence[pd.DataFrame]) -> AnnData:
+    """The samples with their consensus scores, and the mean over seeds of what the audits say."""
+    first = run.embedded[0]
+    keep = [key for key in (schema.UMAP,) if key in first.obsm]
+    adata = AnnData(first.X, obs=first.obs.drop(columns=OF_SEED, errors="ignore"), var=first.var.copy())
+    adata.obsm.update({key: first.obsm[key] for key in keep})
+    adata.obsm[schema.FACTORS], adata.obsm[schema.FACTORS_STD] = scores_of(factors, run.embedded)
+    adata.uns[schema.DATA] = first.uns[schema.DATA]
+    model = first.uns[schema.MODEL]
+    adata.uns[schema.MODEL] = {key: model[key] for key in ("version", "classes", "fingerprint", "kind", "variant")}
+    adata.uns[schema.MODEL][schema.FACTOR_NAMES] = np.array(names, dtype=object)
+    if audits:
+        said = consensus_audit(audits)
+        adata.obs = adata.obs.join(said.add_prefix("nvae_"))
+    return adata
+
+
+def _gene_sets(report: AnnData, settings: ReportSettings) -> tuple[pd.DataFrame | None, list[str]]:
+    """Enrichment of the factors, and what is said of it; None without gene sets."""
+    if settings.gene_sets is None:
+        return None, []
+    sets = read_gene_sets(Path(settings.gene_sets))
+    return enrich(np.asarray(report.X), list(report.var_names), list(report.obs_names), sets, settings.n_enriched)
+
+
+def _associations(run: _Run, report: AnnData, scored: AnnData) -> tuple[pd.DataFrame, list[str]]:
+    """What goes along with each factor; writes its tag into the report."""
+    columns, said = columns_of(scored, run.settings)
+    scores = pd.DataFrame(scored.obsm[schema.FACTORS], index=scored.obs_names, columns=list(report.obs_names))
+    donor = scored.obs[schema.DONOR].to_numpy() if schema.DONOR in scored.obs else None
+    table = associate(scores, own_class(run.embedded[0]), columns, donor)
+    tag = tags(table, run.settings.min_association, run.settings.fdr)
+    report.obs["tag"] = tag.reindex(report.obs_names).fillna("").to_numpy(dtype=object)
+    return table, said
 
 
 def report_factors(
     embedded: Sequence[AnnData],
-    settings: ReportSettings | None = None,
+    settings: FactorSettings | None = None,
     null: pd.DataFrame | None = None,
+    audits: Sequence[pd.DataFrame] = (),
+    planted: pd.DataFrame | None = None,
     random_seed: int = 0,
-) -> AnnData:
-    """The factor report of a run: obs are factors (seed × latent dim), var are features, X is the decoded effect.
+) -> FactorReport:
+    """The factor report of a run: what its seeds agree on, and how sure it is.
 
     Args:
-        embedded: what `embed_data` returned, one a seed, all with the same classes and features.
-        settings: intervals, false discovery rate and readings; the defaults if None.
+        embedded: what `embed_data` returned, one a seed, all of the same samples, with the same classes and features.
+        settings: of the report and of the plantings; the defaults if None.
         null: what `refit_null` found, all refits of all kinds together; None: nothing is called.
-        random_seed: of the bootstrap.
+        audits: what `audit_labels` returned, one a seed; none: samples are not audited.
+        planted: what `plant_and_find` found, all runs together; None: power is not known.
+        random_seed: of bootstraps.
 
     Returns:
-        AnnData (factors × features). `obs`: seed, kind (shared, private), class, dim, kl with kl_lower and kl_upper
-        (nats; of the own class, for a shared factor of the class with the largest: kl_class), p, q, gain (of a private
-        factor: what it adds to the bound above the median of its null, nats), block_q (of its block), hidden_q (of a
-        shared dim that one class uses most: that it has it alone), outcome (active, inactive, untested), reading (a
-        sentence), private_to (classes), n_samples, resampled, top_up, top_down. `obsm`: kl_by_class,
-        kl_by_class_lower, kl_by_class_upper (factors × classes), nats, and q_by_class. `layers`: effect_lower,
-        effect_upper. `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits cannot call, and what the
-        readings say of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim,
-        value and null_median in nats, p, q).
+        The report, the samples with their scores, what each seed has, and the report in words (docs/outputs.md).
 
     Raises:
-        UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.
+        UserError: nothing given, parts that do not fit together, a class without held-out samples, or settings that
+            the data do not allow.
     """
-    settings = settings or ReportSettings()
-    if not embedded:
-        raise UserError("factors: at least one embedded data set is needed")
-    first, *others = embedded
-    for other in others:
-        for key in ("classes", "fingerprint", "variant"):
-            if not np.array_equal(first.uns[schema.MODEL][key], other.uns[schema.MODEL][key]):
-                raise UserError(
-                    f"factors: the embedded data sets differ in uns['nvae'][{key!r}]; give seeds of one run"
-                )
-    if len({int(e.uns[schema.MODEL]["seed"]) for e in embedded}) < len(embedded):
-        raise UserError("factors: two of the embedded data sets have the same seed")
-    rngs = [np.random.default_rng((random_seed, i)) for i in range(len(embedded))]
-    found = [_report_seed(e, settings, null, rng) for e, rng in zip(embedded, rngs, strict=True)]
-    report = anndata.concat([part for part, _ in found], merge="same")
-    for column in ("kind", "class", "kl_class", "outcome", "resampled", "reading", "private_to"):
+    settings = settings or FactorSettings()
+    seeds = report_seeds(embedded, settings.report, null, random_seed)
+    _checked(embedded, audits)
+    classes = [str(name) for name in embedded[0].uns[schema.MODEL]["classes"]]
+    run = _Run(embedded, seeds, classes, held_out_rows(embedded[0].obs, classes), settings.report)
+    power = _power(run, settings, null, planted)
+    weak = [] if power is None or settings.power is None else under_powered(power, settings.power)
+    report, factors = _consensus(run, weak, np.random.default_rng((random_seed, len(embedded))))
+    scored = _scored(run, factors, list(report.obs_names), audits)
+    tables: dict[str, pd.DataFrame | None] = {schema.POWER: power}
+    tables[schema.MEMBERS] = member_table(factors, list(report.obs_names), seeds)
+    tables[schema.ASSOCIATIONS], of_columns = _associations(run, report, scored)
+    tables[schema.ENRICHMENT], of_sets = _gene_sets(report, settings.report)
+    tables[schema.LEAKAGE] = pd.concat([leakage_audit(one, settings.report) for one in embedded], ignore_index=True)
+    tables[schema.TESTS], tables["null"] = seeds.uns[schema.MODEL][schema.TESTS], _null_values(null, classes)
+    tables[schema.SUSPECTS] = suspect_table(audits, embedded[0].obs[schema.LABEL]) if audits else None
+    for column in CATEGORIES:
         report.obs[column] = report.obs[column].astype("category")
-    model = first.uns[schema.MODEL]
-    report.var = first.var.copy()
-    refits = {} if null is None else {str(k): int(n) for k, n in null.groupby("kind")["refit"].nunique().items()}
-    kind = _kind_of_null(int(model["n_shared"]), settings)
-    said = limits(found[0][1], refits, kind, settings.fdr) + notes(report.obs)
-    report.uns[schema.MODEL] = {key: model[key] for key in ("version", "variant", "classes", "fingerprint", "kind")}
-    report.uns[schema.MODEL] |= {"effect_unit": model["effect_unit"], "report": settings.model_dump_json()}
-    report.uns[schema.MODEL] |= {"notes": np.array(said, dtype=object), "n_refits": json.dumps(refits)}
-    report.uns[schema.MODEL][schema.TESTS] = _tests_of_all([tested for _, tested in found], embedded)
-    if "image_shape" in first.uns[schema.DATA]:
-        report.uns[schema.MODEL]["image_shape"] = first.uns[schema.DATA]["image_shape"]
-    return report
+    report.uns[schema.MODEL] = _provenance(run, settings)
+    report.uns[schema.MODEL] |= {key: table for key, table in tables.items() if table is not None}
+    report.uns[schema.MODEL][schema.CAPACITY] = capacity(report)
+    notes = [*seeds.uns[schema.MODEL]["notes"], *_notes(run, power), *of_columns, *of_sets]
+    report.uns[schema.MODEL]["notes"] = np.array(notes, dtype=object)
+    return FactorReport(report, scored, seeds, summary(report, settings.power))
 
 
-def factor_table(report: AnnData) -> pd.DataFrame:
-    """The report as one flat table: a row a factor, `obs` beside kl[CLASS], kl_lower, kl_upper (nats) and q of each."""
-    table: pd.DataFrame = report.obs.reset_index()
-    by_class = {
-        "kl": schema.KL_BY_CLASS, "kl_lower": schema.KL_BY_CLASS_LOWER, "kl_upper": schema.KL_BY_CLASS_UPPER,
-        "q": schema.Q_BY_CLASS,
-    }  # fmt: skip
-    columns = {
-        f"{column}[{name}]": report.obsm[key][:, index]
-        for index, name in enumerate(report.uns[schema.MODEL]["classes"])
-        for column, key in by_class.items()
-    }
-    for name, values in columns.items():
-        table[name] = values
-    return table
+def _power(
+    run: _Run, settings: FactorSettings, null: pd.DataFrame | None, planted: pd.DataFrame | None
+) -> pd.DataFrame | None:
+    """How often planted programmes are found; None where none were planted, or nothing can be found without a null."""
+    if planted is None or settings.power is None or null is None:
+        return None
+    obs = run.embedded[0].obs
+    train = obs.loc[obs[schema.SPLIT] == "train", schema.LABEL]
+    sizes = np.array([(train == name).sum() for name in run.classes])
+    return power_table(planted, null, sizes, run.classes, run.settings, settings.power)
 
 
-def factors(
-    embedded: Sequence[Path], null: Sequence[Path], report: Path, table: Path, settings: ReportSettings
-) -> None:
-    """Read the embedded files of a run and the tables of its null; write its factor report as .h5ad and .parquet."""
-    refits = pd.concat([read_table(path) for path in null], ignore_index=True) if null else None
-    result = report_factors([read_embedded(path) for path in embedded], settings, refits)
-    write_anndata(result, report)
-    write_table(factor_table(result), table)
-    counts = result.obs["outcome"].value_counts()
-    logger.info("%d factors: %s", result.n_obs, ", ".join(f"{n} {name}" for name, n in counts.items()))
-    for note in result.uns[schema.MODEL]["notes"]:
-        logger.warning("%s", note)
+def _null_values(null: pd.DataFrame | None, classes: Sequence[str]) -> pd.DataFrame | None:
+    """What the tests are compared with: kind, statistic, class and value of every refit."""
+    if null is None:
+        return None
+    table = null[["kind", "statistic", "class", "value"]].reset_index(drop=True)
+    return table.assign(**{"class": np.array(classes, dtype=object)[table["class"]]})
+
+
+def _notes(run: _Run, power: pd.DataFrame | None) -> list[str]:
+    """What so few seeds, or no plantings, leave open."""
+    said = []
+    if len(run.embedded) == 1:
+        said.append("one seed only: whether another would find the same factors is not known; give three or more")
+    if power is None:
+        said.append(
+            "power was not measured: `inactive` says that nothing was called, not that a factor would have been found"
+        )
+    return said
+
+
+def _provenance(run: _Run, settings: FactorSettings) -> dict[str, object]:
+    """uns of the report, but for its tables."""
+    model, of_seeds = run.embedded[0].uns[schema.MODEL], run.seeds.uns[schema.MODEL]
+    keys = ("version", "variant", "classes", "fingerprint", "kind", "effect_unit", "n_shared", "n_private", "settings")
+    found = {key: model[key] for key in keys} | {key: of_seeds[key] for key in ("n_refits",)}
+    found |= {"report": settings.report.model_dump_json(), "seeds": np.array(run.numbers)}
+    if "image_shape" in of_seeds:
+        found["image_shape"] = of_seeds["image_shape"]
+    return found

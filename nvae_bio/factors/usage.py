@@ -17,6 +17,7 @@ SHARED = "shared"  # KL of a shared dim in a class
 HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above the median of the other classes
 STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
 INFORMED = 0.3  # share of a factor's variance in a class that the posterior means must have for it to be one
+MIN_SPREAD = 0.1  # variance of a shared dim within a class, in prior variances, below which the class does not use it
 EXCLUSIVE = 0.5  # of what a class tells by a shared dim, the share that the other classes may tell where it is its own
 
 
@@ -47,12 +48,15 @@ class Usage:
         block_excess: the same of the whole block, (C,).
         within: I[y, s] = ½ log Var(z_s|y) − E_{x|y} log σ(x), what a dim tells of a sample within its class if z_s is
             Gaussian there, (C, S). Unlike K, it does not grow where the class lies far from the prior's mean.
+        spread: Var(z_s|y) without the scatter that noise gives posterior means (`true_variance`), (C, S). A dim that
+            is constant in a class has none, however much the data would tell of it.
     """
 
     shared: np.ndarray
     excess: np.ndarray
     block_excess: np.ndarray
     within: np.ndarray
+    spread: np.ndarray
 
     @classmethod
     def of(
@@ -77,14 +81,15 @@ class Usage:
         mean, std = mean.astype(float), std.astype(float)
         kl = (mean**2 + std**2 - 1) / 2 - np.log(std)
         chance = chance_gain(own_std.astype(float))
-        shared, of_dims, of_block, within = [], [], [], []
+        shared, of_dims, of_block, within, spread = [], [], [], [], []
         for rows in (label == y for y in range(int(label.max()) + 1)):
             shared.append(kl[rows].mean(0))
             of_dims.append((gain - chance)[rows].mean(0))
             of_block.append((block_gain - chance.sum(1))[rows].mean())
             variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
             within.append(np.log(variance) / 2 - np.log(std[rows]).mean(0))
-        return cls(np.stack(shared), np.stack(of_dims), np.array(of_block), np.stack(within))
+            spread.append(true_variance(mean[rows], std[rows]))
+        return cls(np.stack(shared), np.stack(of_dims), np.array(of_block), np.stack(within), np.stack(spread))
 
     @property
     def n_classes(self) -> int:
@@ -116,6 +121,29 @@ class Usage:
                 dim = int(exclusive[y].argmax())
                 rows.append((HIDDEN, y, dim, float(exclusive[y, dim])))
         return pd.DataFrame(rows, columns=["statistic", "class", "dim", "value"])
+
+
+def true_variance(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Variance of each latent dim among some samples, in prior variances, (dims,); below 0 by chance alone.
+
+    Under the prior N(0, 1) and noise of variance s² in what x tells of z, the posterior has σ² = s² / (1 + s²) and the
+    mean (1 − σ²) ẑ, where ẑ = z + noise. So Var(z) = Var(mean / (1 − σ²)) − E[σ² / (1 − σ²)], whatever the class's own
+    distribution of z is. Samples of which a dim tells little (σ² near 1) hardly bear on it: ẑ is weighted by 1 − σ².
+
+    Args:
+        mean: of q(z|x), (n, dims).
+        std: of the same, (n, dims).
+
+    >>> rng = np.random.default_rng(0)
+    >>> z, noise = 0.5 * rng.normal(size=(9999, 1)), rng.normal(size=(9999, 1))  # s² = 1, σ² = ½
+    >>> true_variance((z + noise) / 2, np.full_like(z, 0.5**0.5)).round(1)
+    array([0.2])
+    """
+    weight = np.maximum(1 - std**2, 1e-6)
+    estimate, noise = mean / weight, (1 - weight) / weight
+    total = weight.sum(0)
+    center = (weight * estimate).sum(0) / total
+    return np.asarray((weight * ((estimate - center) ** 2 - noise)).sum(0) / total)
 
 
 def chance_gain(std: np.ndarray) -> np.ndarray:

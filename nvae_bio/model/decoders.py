@@ -44,20 +44,12 @@ class Composition(nn.Module):
         self.class_weight = nn.Parameter(torch.empty(n_classes, n_private, width).uniform_(-bound, bound))
         self.class_bias = nn.Parameter(torch.empty(n_classes, width).uniform_(-bound, bound))
 
-    def forward(
-        self,
-        shared: Tensor,
-        own: Tensor,
-        label: Tensor,
-        covariates: Covariates | None = None,
-        block: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, shared: Tensor, own: Tensor, label: Tensor, covariates: Covariates | None = None) -> Tensor:
         """Hidden units, (batch, width), from z_s (batch, S), the own block (batch, K) and the class (batch,).
 
-        Without covariates they are those of an average training sample. With `block` (batch,) the loadings are those of
-        that class and the intercept stays that of `label`: a programme that one class borrows from another.
+        Without covariates they are those of an average training sample.
         """
-        private = (own[:, :, None] * self.class_weight.index_select(0, label if block is None else block)).sum(1)
+        private = (own[:, :, None] * self.class_weight.index_select(0, label)).sum(1)
         hidden = self.class_bias.index_select(0, label) + private + shared @ self.shared_weight
         return hidden if self.effect is None else hidden + self.effect(covariates)
 

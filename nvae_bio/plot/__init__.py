@@ -9,24 +9,30 @@ from pathlib import Path
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from nvae_bio.data.files import read_embedded, read_generated, read_prepared, read_report, read_table
+from nvae_bio.data.files import read_embedded, read_factors, read_generated, read_prepared, read_report, read_table
 from nvae_bio.errors import UserError
 from nvae_bio.plot.data import plot_data
 from nvae_bio.plot.embedding import plot_shared_embedding, plot_specific_embedding
 from nvae_bio.plot.factors import plot_private_kl, plot_shared_kl, plot_top_features
 from nvae_bio.plot.images import plot_private_traversals, plot_samples, plot_shared_traversals
+from nvae_bio.plot.map import plot_factor_map
+from nvae_bio.plot.pages import plot_class_page, plot_pages, plot_shared_page
 from nvae_bio.plot.style import house_style, save_figure
 from nvae_bio.plot.training import plot_history
 
 __all__ = [
     "plot",
+    "plot_class_page",
     "plot_data",
+    "plot_factor_map",
     "plot_history",
+    "plot_pages",
     "plot_private_kl",
     "plot_private_traversals",
     "plot_samples",
     "plot_shared_embedding",
     "plot_shared_kl",
+    "plot_shared_page",
     "plot_shared_traversals",
     "plot_specific_embedding",
     "plot_top_features",
@@ -35,9 +41,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 REPORT_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
+    "factor_map": plot_factor_map,
+    "top_features": plot_top_features,
+}
+SEED_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
     "kl_private": plot_private_kl,
     "kl_shared": plot_shared_kl,
-    "top_features": plot_top_features,
 }
 EMBEDDING_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
     "embedding_shared": plot_shared_embedding,
@@ -54,6 +63,8 @@ def plot(
     data: Path | None = None,
     histories: Sequence[Path] = (),
     report: Path | None = None,
+    seeds: Path | None = None,
+    scores: Path | None = None,
     embedded: Path | None = None,
     samples: Path | None = None,
     traversals: Path | None = None,
@@ -64,17 +75,20 @@ def plot(
         output: folder, made if it is not there.
         data: prepared file → `data`.
         histories: history tables of the seeds, each in a folder named after its seed → `training`.
-        report: factor report → `kl_private`, `kl_shared`, `top_features`.
+        report: factor report → `factor_map`, `top_features`; with `scores` the pages instead.
+        seeds: what each seed has → `kl_private`, `kl_shared`; with `traversals` it only tells their KL.
+        scores: samples with consensus scores → a page a class, and one a shared factor.
         embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`.
         samples: samples of an image model → `samples`.
-        traversals: traversals of an image model → `traversals_shared`, `traversals_private`; the report then only
-            tells their KL.
+        traversals: traversals of an image model → `traversals_shared`, `traversals_private`.
 
     Raises:
-        UserError: nothing to draw, traversals without a report, or a file that is not what it should be.
+        UserError: nothing to draw, a file without the one that belongs to it, or one that is not what it should be.
     """
-    if traversals is not None and report is None:
-        raise UserError("plot: --traversals needs --report, which has the KL of each factor")
+    if traversals is not None and seeds is None:
+        raise UserError("plot: --traversals needs --seeds, which has the KL of each factor")
+    if scores is not None and report is None:
+        raise UserError("plot: --scores needs --report, which names the factors")
     figures: dict[str, Figure] = {}
     with house_style():
         if data is not None:
@@ -82,19 +96,25 @@ def plot(
         if histories:
             figures["training"] = plot_history({f"seed {path.parent.name}": read_table(path) for path in histories})
         if report is not None:
-            factors = read_report(report)
-            if traversals is not None:
-                moved = read_generated(traversals, images_only=True)
-                figures |= {name: draw(moved, factors) for name, draw in TRAVERSAL_FIGURES.items()}
-            else:
+            factors = read_factors(report)
+            if scores is None:
                 figures |= {name: draw(factors) for name, draw in REPORT_FIGURES.items()}
+            else:
+                figures |= plot_pages(factors, read_embedded(scores))
+        if seeds is not None:
+            of_seeds = read_report(seeds)
+            if traversals is None:
+                figures |= {name: draw(of_seeds) for name, draw in SEED_FIGURES.items()}
+            else:
+                moved = read_generated(traversals, images_only=True)
+                figures |= {name: draw(moved, of_seeds) for name, draw in TRAVERSAL_FIGURES.items()}
         if embedded is not None:
             adata = read_embedded(embedded)
             figures |= {name: draw(adata) for name, draw in EMBEDDING_FIGURES.items()}
         if samples is not None:
             figures["samples"] = plot_samples(read_generated(samples, images_only=True))
         if not figures:
-            raise UserError("plot: nothing to draw; give --data, --history, --report, --embedded or --samples")
+            raise UserError("plot: nothing to draw; give --data, --history, --report, --seeds, --embedded or --samples")
         for name, figure in figures.items():
             save_figure(figure, output, name)
     logger.info("figures in %s: %s", output, ", ".join(figures))

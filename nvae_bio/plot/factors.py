@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from nvae_bio import schema
-from nvae_bio.config import ReportSettings
 from nvae_bio.plot.images import as_picture
 from nvae_bio.plot.style import EFFECT_CMAP, KL_CMAP, OKABE_ITO, make_panels, say
 
 MAX_FACTORS = 24
-MARK = {"active": "*", "inactive": "", "untested": "?"}
+MARK = {"active": "*", "inactive": "", "under-powered": "?"}
 
 
 def _heatmap(ax: Axes, kl: np.ndarray, rows: Sequence[str], columns: Sequence[str], vmax: float) -> None:
@@ -61,7 +60,7 @@ def _kl_panels(report: AnnData, kind: str, transpose: bool) -> Figure:
 
 
 def plot_private_kl(report: AnnData) -> Figure:
-    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an untested one."""
+    """Class × block heat map of the private KL, a panel a seed; * marks an active factor, ? an under-powered one."""
     return _kl_panels(report, "private", transpose=True)
 
 
@@ -70,51 +69,42 @@ def plot_shared_kl(report: AnnData) -> Figure:
     return _kl_panels(report, "shared", transpose=False)
 
 
-def _shown_factors(report: AnnData) -> tuple[pd.DataFrame, str]:
-    """The factors of the first seed that are not inactive, nor too small to be called, and what is said of the rest."""
-    table = report.obs.assign(row=np.arange(report.n_obs))
-    min_kl = ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"]).min_kl
-    shown = (table["outcome"] != "inactive") & (table["kl"] >= min_kl)
-    table = table[(table["seed"] == table["seed"].min()) & shown]
-    table = table.sort_values("kl", ascending=False, kind="stable")
-    seed = report.obs["seed"].min()
-    said = f"seed {seed}: {len(table)} factors not called inactive"
-    return table.head(MAX_FACTORS), said + (
-        f", the {MAX_FACTORS} with the largest KL" if len(table) > MAX_FACTORS else ""
-    )
-
-
 def plot_top_features(report: AnnData, n_top: int = 8) -> Figure:
-    """What each active factor does: bars of its top features with intervals, or, for images, the effect as a picture.
+    """What each published factor does: bars of its top features with intervals, or, for images, the effect as a picture.
 
     Args:
-        report: what `report_factors` returned.
+        report: what `report_factors` gives.
         n_top: features shown in each direction.
     """
-    table, said = _shown_factors(report)
+    table = report.obs.assign(row=np.arange(report.n_obs))[report.obs["published"].to_numpy(dtype=bool)]
     model = report.uns[schema.MODEL]
     if len(table) == 0:
-        return say(f"No factor to show ({said}).")
+        return say("No factor to show: the seeds agree on none.")
+    said = f"{len(table)} factors" + (f", the first {MAX_FACTORS}" if len(table) > MAX_FACTORS else "")
+    table = table.head(MAX_FACTORS)
     shape = [int(size) for size in model["image_shape"]] if model["kind"] == "images" else None
     figure, axes = make_panels(len(table), 2.9, 2.6, 4 if shape is None else 6)
-    for ax, (_, factor) in zip(axes, table.iterrows(), strict=True):
+    for ax, (name, factor) in zip(axes, table.iterrows(), strict=True):
         row = int(factor["row"])
         if shape is None:
-            _plot_bars(ax, report, row, n_top)
+            plot_bars(ax, report, row, n_top)
         else:
-            effect = np.asarray(report.X[row])
-            limit = max(float(np.abs(effect).max()), 1e-9)
-            picture = as_picture(effect, shape)
-            ax.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap=EFFECT_CMAP, vmin=-limit, vmax=limit)
-            ax.set_xticks([])
-            ax.set_yticks([])
-        name = factor["class"] if factor["kind"] == "private" else "shared"
-        ax.set_title(f"{name} d{factor['dim']}: KL {factor['kl']:.2f} nats", fontsize=8)
+            plot_effect(ax, np.asarray(report.X[row]), shape)
+        ax.set_title(f"{MARK[factor['outcome']]} {name}: {factor['loss']:.2f} nats".strip(), fontsize=8)
     figure.suptitle(f"{said}; effect from −2 to +2 SD ({model['effect_unit']})", fontsize=8)
     return figure
 
 
-def _plot_bars(ax: Axes, report: AnnData, row: int, n_top: int) -> None:
+def plot_effect(ax: Axes, effect: np.ndarray, shape: Sequence[int]) -> AxesImage:
+    """An effect on pixels, (channels·height·width,), folded back into a picture; the mean over channels."""
+    limit = max(float(np.abs(effect).max()), 1e-9)
+    picture = as_picture(effect, shape)
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(picture if picture.ndim == 2 else picture.mean(-1), cmap=EFFECT_CMAP, vmin=-limit, vmax=limit)
+
+
+def plot_bars(ax: Axes, report: AnnData, row: int, n_top: int) -> None:
+    """Bars with intervals of the `n_top` features that fall and rise most with the factor in this row of the report."""
     effect = np.asarray(report.X[row])
     order = np.argsort(effect)
     chosen = np.concatenate([order[:n_top], order[-n_top:]]) if len(order) > 2 * n_top else order

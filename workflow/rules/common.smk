@@ -29,7 +29,7 @@ IMAGE_RUNS = [
     if settings.datasets[run.dataset].kind == "images"
 ]
 
-PEERS = ("scvi", "scanvi")  # methods that need the extra `benchmark`
+PEERS = ("scvi", "scanvi", "drvi", "cnmf")  # methods that need the extra `benchmark`
 BASELINES = {
     name: run.baseline
     for name, run in settings.study_runs.items()
@@ -52,7 +52,22 @@ STACKED_RUNS = [
 SINGLE_RUNS = [name for name in settings.runs if name not in STACKED_RUNS]
 NOTHING = "(?!)"  # a pattern that nothing matches
 
-RUN_FIGURES = ["data", "training", "kl_private", "kl_shared", "top_features"]
+RUN_FILES = [
+    "factors.h5ad",
+    "factors.parquet",
+    "embedded.h5ad",
+    "summary.md",
+    "suspects.csv",
+    "suggested.yaml",
+]
+RUN_FIGURES = [
+    "data",
+    "training",
+    "factor_map",
+    "kl_private",
+    "kl_shared",
+    "top_features",
+]
 SEED_FIGURES = ["embedding_shared", "embedding_specific"]
 IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
 
@@ -101,6 +116,26 @@ def null_files(wildcards):
     ]
 
 
+def audit_files(wildcards):
+    """What the audit of each model of the run says; none where it is off."""
+    return of_seeds("audit.parquet")(wildcards) if run_of(wildcards).is_audited else []
+
+
+def power_files(wildcards):
+    """What the plantings of the run found, one file a job; none where power is off."""
+    run = settings.trained_as[wildcards.run]
+    return [
+        f"results/{run}/power/{part}.parquet"
+        for part in range(len(run_of(wildcards).plantings))
+    ]
+
+
+def gene_set_file(wildcards):
+    """The gene sets that the report tests, where it has any."""
+    path = run_of(wildcards).report.gene_sets
+    return [] if path is None else [path]
+
+
 def refit_options(wildcards):
     """Options that name the refits of a job: the most that a run needs of those that share it."""
     part = int(wildcards.part)
@@ -140,8 +175,9 @@ def all_results():
         return [study_file(suffix) for suffix in (".csv", ".png", ".md")]
     files = []
     for name, run in settings.runs.items():
-        files += [f"results/{name}/factors.h5ad", f"results/{name}/factors.parquet"]
+        files += [f"results/{name}/{file}" for file in RUN_FILES]
         files += [f"results/{name}/figures/{figure}.png" for figure in RUN_FIGURES]
+        files.append(f"results/{name}/figures/pages")
         for seed in run.seeds:
             figures = SEED_FIGURES + (IMAGE_FIGURES if name in IMAGE_RUNS else [])
             files += [
@@ -164,19 +200,33 @@ def study_file(suffix):
     return f"{settings.study.folder}/{settings.study.name}{suffix}"
 
 
+def scored_of(wildcards):
+    """The run of the study whose files are scored, and whether it is what its seeds agree on that is."""
+    run = settings.study_runs[wildcards.run]
+    is_consensus = settings.study.evaluate == "factors" and run.calls == "consensus"
+    return run.scored, is_consensus
+
+
 def truth_of(wildcards):
     """What is planted in the data of the run, where it is known."""
-    simulation = settings.simulated.get(run_of(wildcards).dataset)
+    dataset = settings.study_runs[wildcards.run].own_dataset
+    simulation = settings.simulated.get(dataset)
     return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
 
 
-def report_of(wildcards):
-    """The factor report of the run; none where the response of held-out samples is scored."""
-    return (
-        []
-        if wildcards.run in HELD_OUT_RUNS
-        else [f"results/{wildcards.run}/factors.h5ad"]
-    )
+def scored_samples(wildcards):
+    """The embedded samples that are scored: of all seeds together, or one file a seed."""
+    run, is_consensus = scored_of(wildcards)
+    if is_consensus:
+        return [f"results/{run}/embedded.h5ad"]
+    return files_of_seeds(settings.trained_as[run], "embedded.h5ad")
+
+
+def scored_report(wildcards):
+    """The report that is scored; none where the response of held-out samples is."""
+    run, is_consensus = scored_of(wildcards)
+    name = "factors.h5ad" if is_consensus else "seed_factors.h5ad"
+    return [] if run in HELD_OUT_RUNS else [f"results/{run}/{name}"]
 
 
 def models_of(name):
@@ -184,6 +234,21 @@ def models_of(name):
     return lambda wildcards: (
         of_seeds(name)(wildcards) if wildcards.run in HELD_OUT_RUNS else []
     )
+
+
+def factor_options(wildcards):
+    """Options that say whose calls are scored, where published factors are, and the data set's number."""
+    run = settings.study_runs[wildcards.run]
+    if settings.study.evaluate != "factors":
+        return []
+    return [f"--calls={run.calls}", f"--seed={run.number}"]
+
+
+def baseline_options(wildcards, input):
+    """Options that a baseline has besides its data: the dims of its latent, or the truth."""
+    n_latent = settings.study_runs[wildcards.run].n_latent
+    dims = [] if n_latent is None else [f"--n-latent={n_latent}"]
+    return dims + [f"--truth={path}" for path in input.get("truth")]
 
 
 def condition_options():

@@ -6,6 +6,7 @@ rule plot_figures:
         data=prepared_of,
         histories=of_seeds("history.parquet"),
         report="results/{run}/factors.h5ad",
+        seeds="results/{run}/seed_factors.h5ad",
     output:
         figure_files("results/{run}/figures", RUN_FIGURES, "all"),
     log:
@@ -28,7 +29,42 @@ rule plot_figures:
             --data {input.data:q} \
             {params.histories:q} \
             --report {input.report:q} \
+            --seeds {input.seeds:q} \
             --output results/{wildcards.run}/figures \
+            >{log:q} 2>&1
+        """
+
+
+# a page a class and one a shared factor; how many is known only when they are drawn
+rule plot_pages:
+    input:
+        report="results/{run}/factors.h5ad",
+        scores="results/{run}/embedded.h5ad",
+    output:
+        report(
+            directory("results/{run}/figures/pages"),
+            patterns=["{page}.png"],
+            caption="../report/pages.rst",
+            category="{run}",
+            subcategory="pages",
+            labels={"figure": "{page}", "seed": "all"},
+        ),
+    log:
+        "logs/plot_pages/{run}.log",
+    benchmark:
+        "benchmarks/plot_pages/{run}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        """
+        python -m nvae_bio plot \
+            --report {input.report:q} \
+            --scores {input.scores:q} \
+            --output {output:q} \
             >{log:q} 2>&1
         """
 
@@ -61,7 +97,7 @@ rule plot_images:
     input:
         samples="results/{run}/{seed}/samples.h5ad",
         traversals="results/{run}/{seed}/traversals.h5ad",
-        report="results/{run}/factors.h5ad",
+        seeds="results/{run}/seed_factors.h5ad",
     output:
         figure_files("results/{run}/{seed}/figures", IMAGE_FIGURES, "{seed}"),
     log:
@@ -79,7 +115,7 @@ rule plot_images:
         python -m nvae_bio plot \
             --samples {input.samples:q} \
             --traversals {input.traversals:q} \
-            --report {input.report:q} \
+            --seeds {input.seeds:q} \
             --output results/{wildcards.run}/{wildcards.seed}/figures \
             >{log:q} 2>&1
         """

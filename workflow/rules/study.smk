@@ -4,8 +4,8 @@ if settings.study is not None:
 
     rule evaluate_run:
         input:
-            embedded=of_seeds("embedded.h5ad"),
-            report=report_of,
+            embedded=scored_samples,
+            report=scored_report,
             truth=truth_of,
             weights=models_of("model.safetensors"),
             card=models_of("model.json"),
@@ -15,6 +15,8 @@ if settings.study is not None:
             "logs/evaluate_run/{run}.log",
         benchmark:
             "benchmarks/evaluate_run/{run}.tsv"
+        wildcard_constraints:
+            run=any_of([run for run in settings.study_runs if run not in BASELINES]),
         conda:
             "../../environment.yml"
         threads: 1
@@ -28,6 +30,7 @@ if settings.study is not None:
                 for path in input.get(name)
             ],
             kind=settings.study.evaluate,
+            calls=factor_options,
             condition=condition_options(),
             title=lambda wildcards: settings.study_runs[wildcards.run].title,
             variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
@@ -35,6 +38,7 @@ if settings.study is not None:
             """
             OMP_NUM_THREADS={threads} python -m nvae_bio evaluate \
                 --kind {params.kind} \
+                {params.calls:q} \
                 {params.files:q} \
                 {params.condition:q} \
                 --dataset {params.title:q} \
@@ -45,7 +49,10 @@ if settings.study is not None:
 
     rule evaluate_baseline:
         input:
-            lambda wildcards: f"resources/prepared/{settings.study_runs[wildcards.run].own_dataset}.h5ad",
+            data=lambda wildcards: f"resources/prepared/{settings.study_runs[wildcards.run].own_dataset}.h5ad",
+            truth=lambda wildcards: (
+                truth_of(wildcards) if settings.study.evaluate == "factors" else []
+            ),
         output:
             "results/{run}/scores.csv",
         log:
@@ -65,7 +72,7 @@ if settings.study is not None:
             seeds=lambda wildcards: [
                 f"--seed={seed}" for seed in settings.study_runs[wildcards.run].seeds
             ],
-            n_latent=lambda wildcards: settings.study_runs[wildcards.run].n_latent,
+            options=baseline_options,
             condition=condition_options(),
             title=lambda wildcards: settings.study_runs[wildcards.run].title,
             variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
@@ -73,8 +80,8 @@ if settings.study is not None:
             """
             OMP_NUM_THREADS={threads} python -m nvae_bio baseline \
                 --method {params.method} \
-                --data {input:q} \
-                --n-latent {params.n_latent} \
+                --data {input.data:q} \
+                {params.options:q} \
                 {params.seeds:q} \
                 {params.condition:q} \
                 --dataset {params.title:q} \

@@ -1,0 +1,138 @@
+"""Every class × factor ends as active, inactive or under-powered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from nvae_bio import schema
+from nvae_bio.config import ReportSettings
+from nvae_bio.factors.consensus import Factor, n_needed
+from nvae_bio.factors.matching import units_of
+from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, SHARED
+
+MAJORITY = 0.5  # of the seeds that found a shared factor, the share in which a class must use it
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is decided of the factors of a run.
+
+    Attributes:
+        by_class: `active`, `inactive` or `under-powered`, (factors, C).
+        q: median over the seeds that found the factor, (factors, C); NaN where it was not asked.
+    """
+
+    by_class: np.ndarray
+    q: np.ndarray
+
+    def of_factor(self, place: int) -> str:
+        """`active` where it is in any class; else `under-powered` where it is in all."""
+        found = set(self.by_class[place])
+        return "active" if "active" in found else "under-powered" if found == {"under-powered"} else "inactive"
+
+
+def weak_classes(tests: pd.DataFrame, statistics: Sequence[str], classes: Sequence[str]) -> set[str]:
+    """Classes of which a seed at least had too few null values to call a factor that is alone in its family.
+
+    Args:
+        tests: `uns["nvae"]["tests"]` of the report of all seeds.
+        statistics: which tests; a class without any is not weak.
+        classes: names.
+    """
+    of = tests[tests["statistic"].isin(statistics)]
+    by_class = of.groupby(of["class"].astype(str))["sufficient"].all()
+    return {name for name in classes if name in by_class and not by_class[name]}
+
+
+def _own_q(seeds: AnnData, row: int) -> float:
+    """q of a member of a private factor: of its dim, or where it lies in z_s, that it is the class's alone."""
+    of = seeds.obs.iloc[row]
+    return float(of["hidden_q"] if of["kind"] == "shared" else of["q"])
+
+
+def judge(
+    factors: Sequence[Factor], seeds: AnnData, settings: ReportSettings, n_seeds: int, under_powered: Sequence[str] = ()
+) -> Outcomes:
+    """Outcomes of all factors in all classes.
+
+    A private factor is active in its class where enough seeds call it (`n_needed`). A class uses a shared one, found
+    in enough seeds, where half of these say so: q at most `fdr`, KL at least `min_kl`, and a variance within the class
+    of a tenth of the prior's or more, for a dim that is constant in a class costs nats too. What is not active is
+    under-powered where the class was: planted programmes are missed, or the null is too small for any call.
+
+    Args:
+        factors: of the run.
+        seeds: what `report_seeds` gives.
+        settings: of the report.
+        n_seeds: of the run.
+        under_powered: classes in which planted programmes of the reference size are missed too often.
+    """
+    classes, tests = [str(name) for name in seeds.uns[schema.MODEL]["classes"]], seeds.uns[schema.MODEL][schema.TESTS]
+    weak = {
+        "private": weak_classes(tests, (OWN_BLOCK, HIDDEN), classes) | set(under_powered),
+        "shared": weak_classes(tests, (SHARED,), classes) | set(under_powered),
+    }
+    q_of_dims, kl = (np.asarray(seeds.obsm[key]) for key in (schema.Q_BY_CLASS, schema.KL_BY_CLASS))
+    spread = np.asarray(seeds.obsm[schema.SPREAD_BY_CLASS])
+    uses = (q_of_dims <= settings.fdr) & (kl >= settings.min_kl) & ~(spread < MIN_SPREAD)
+    is_called = ((seeds.obs["outcome"] == "active") | (seeds.obs["private_to"].astype(str) != "")).to_numpy()
+    by_class = np.full((len(factors), len(classes)), "inactive", dtype=object)
+    q = np.full((len(factors), len(classes)), np.nan)
+    for place, one in enumerate(factors):
+        by_class[place, [name in weak[one.kind] for name in classes]] = "under-powered"
+        rows, needed = [member.row for member in one.members], n_needed(n_seeds, settings)
+        if one.label:
+            own = classes.index(one.label)
+            q[place, own] = float(np.median([_own_q(seeds, row) for row in rows]))
+            active = (np.arange(len(classes)) == own) & (is_called[rows].sum() >= needed)
+        else:
+            q[place] = np.median(q_of_dims[rows], axis=0)
+            active = (uses[rows].mean(0) >= MAJORITY) & (one.n_found >= needed)
+        by_class[place, active] = "active"
+    return Outcomes(by_class, q)
+
+
+def readings(
+    factors: Sequence[Factor], outcomes: Outcomes, effect: np.ndarray, seeds: AnnData, settings: ReportSettings
+) -> pd.DataFrame:
+    """What each factor is, in words.
+
+    Args:
+        factors: of the run.
+        outcomes: of them.
+        effect: (factors, features).
+        seeds: what `report_seeds` gives; its readings say where a shared factor spilled.
+        settings: `agreement`.
+
+    Returns:
+        Columns reading, and private_to: the classes that have a private factor for themselves, those with like ones
+        too; empty where it is shared.
+    """
+    active = np.array([outcomes.of_factor(place) == "active" for place in range(len(factors))], dtype=bool)
+    private = np.array([bool(one.label) for one in factors], dtype=bool)
+    unit, rows = units_of(effect), []
+    alike = np.abs(unit @ unit.T) >= settings.agreement
+    for place, one in enumerate(factors):
+        found = f"in {one.n_found} of {seeds.obs['seed'].nunique()} seeds"
+        of_seeds = seeds.obs["reading"].astype(str).iloc[[member.row for member in one.members]]
+        spilled = of_seeds[of_seeds.str.contains("S is too small")]
+        if not active[place]:
+            is_weak = outcomes.of_factor(place) == "under-powered"
+            rows.append((f"{'not to be judged, ' if is_weak else ''}found {found}", ""))
+        elif not one.label:
+            rows.append((f"shared, found {found}", ""))
+        elif len(spilled) * 2 > len(of_seeds):
+            rows.append((spilled.iloc[0], ""))
+        else:
+            others = alike[place] & active & private & (np.arange(len(factors)) != place)
+            names = [one.label, *dict.fromkeys(factors[i].label for i in np.flatnonzero(others).tolist())]
+            n_hidden = sum(member.kind == "shared" for member in one.members)
+            said = f"private to {', '.join(names)}" + (", with like effects" if len(names) > 1 else "")
+            hidden = f"; hidden in z_s in {n_hidden} of them" if n_hidden else ""
+            rows.append((f"{said}, found {found}{hidden}", ", ".join(names)))
+    return pd.DataFrame(rows, columns=["reading", "private_to"])
