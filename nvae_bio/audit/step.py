@@ -57,8 +57,8 @@ def audit_labels(
         - bound_own, on log p(x|own class); bound_class, of the highest bound + log p(y), and bound_best, its bound;
           log_odds, of the best other class against the own, log p(y) included.
         - classifier_class and classifier_probability, calibrated.
-        - borrowed_from and borrowed_gain: the class whose block adds most to the bound beside the own one, and how much;
-          no such columns without private blocks.
+        - borrowed_from and borrowed_gain: the class whose block adds most to the bound beside the own one, and how
+          much; no such columns without private blocks.
         - doublet_with and doublet_gain: log p(x) as two cells, one of the own class, less that as one; counts only.
         - unlike: see `unlikeness`; small where a sample fits no class.
         - suspicion: "", "doublet", "mislabel", "borrowed", "unlike every class" or "classifier disagrees".

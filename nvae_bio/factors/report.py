@@ -46,8 +46,8 @@ from nvae_bio.factors.usage import held_out_rows
 Z_95 = 1.959964  # of the intervals of effects in embedded files
 OF_SEED = (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO, schema.GAIN)  # obs of an embedded file that one seed says
 COLUMNS = (
-    "kind", "class", "n_found", "n_seeds", "agreement", "published", "members", "kl", "kl_lower", "kl_upper", "kl_class",
-    "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by", "effect_agreement",
+    "kind", "class", "n_found", "n_seeds", "agreement", "published", "members", "kl", "kl_lower", "kl_upper",
+    "kl_class", "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by", "effect_agreement",
     "certificate",
 )  # fmt: skip
 CATEGORIES = ("kind", "class", "kl_class", "outcome", "reading", "private_to", "certificate", "tag")
@@ -180,7 +180,8 @@ def _consensus(run: _Run, weak: Sequence[str], rng: np.random.Generator) -> tupl
         for end, part in zip(("", "_lower", "_upper"), parts, strict=True):
             report.obsm[f"{stem}_by_class{end}"] = part
     report.obsm[schema.Q_BY_CLASS], report.obsm[schema.AGREEMENT_BY_CLASS] = outcomes.q, agreement
-    report.obsm[schema.OUTCOME_BY_CLASS] = pd.DataFrame(outcomes.by_class, index=table.index, columns=run.classes)
+    places = [str(place) for place in range(len(run.classes))]  # names may hold what a file may not
+    report.obsm[schema.OUTCOME_BY_CLASS] = pd.DataFrame(outcomes.by_class, index=table.index, columns=places)
     return report, factors
 
 

@@ -72,9 +72,7 @@ def _suspects(table: pd.DataFrame) -> Iterator[str]:
     if table.empty:
         yield "- none"
     for suspicion, rows in table.groupby("suspicion", sort=False, observed=True):
-        first = ", ".join(
-            f"{row.sample} ({row.label} → {row.other_class})" if row.other_class else f"{row.sample} ({row.label})"
-            for row in rows.head(MAX_SUSPECTS).itertuples()
-        )
+        shown = rows[["sample", "label", "other_class"]].astype(str).head(MAX_SUSPECTS).to_numpy().tolist()
+        first = ", ".join(f"{name} ({label} → {other})" if other else f"{name} ({label})" for name, label, other in shown)
         more = f", and {len(rows) - MAX_SUSPECTS} more" if len(rows) > MAX_SUSPECTS else ""
         yield f"- {suspicion}: {len(rows)}: {first}{more}"

@@ -70,7 +70,7 @@ def plot_shared_kl(report: AnnData) -> Figure:
 
 
 def plot_top_features(report: AnnData, n_top: int = 8) -> Figure:
-    """What each published factor does: bars of its top features with intervals, or, for images, the effect as a picture.
+    """What each published factor does: bars of its top features with intervals; for images, the effect as a picture.
 
     Args:
         report: what `report_factors` gives.
