@@ -8,7 +8,9 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     base = nvae_bio.train_model(prepared, settings.base)
     refits = {"no_private": range(20), "no_factor": range(10)}
     null = pandas.concat(nvae_bio.refit_null(prepared, base, settings, kind, refits[kind]) for kind in refits)
-    factors = nvae_bio.report_factors([embedded], null=null)
+    audit = nvae_bio.audit_labels(prepared, trained)
+    report = nvae_bio.report_factors([embedded], null=null, audits=[audit])  # .factors, .embedded, .seeds, .lines
+    nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
 
 Data with a known truth: `simulate_counts`, `simulate_images`.
@@ -20,11 +22,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nvae_bio.audit import audit_labels
     from nvae_bio.embed import embed_data
-    from nvae_bio.factors import refit_null, report_factors
+    from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, traverse_factors
     from nvae_bio.prepare import prepare_data
     from nvae_bio.simulate import simulate_counts, simulate_images
+    from nvae_bio.suggest import suggest_settings
     from nvae_bio.train import train_model, train_models
     from nvae_bio.trained import TrainedModel, load_model, save_model
 
@@ -38,8 +42,13 @@ _HOMES = {
     "load_model": "trained",
     "save_model": "trained",
     "embed_data": "embed",
+    "audit_labels": "audit",
     "refit_null": "factors",
+    "plant_and_find": "factors",
+    "FactorReport": "factors",
     "report_factors": "factors",
+    "report_seeds": "factors",
+    "suggest_settings": "suggest",
     "generate_samples": "generate",
     "traverse_factors": "generate",
     "simulate_counts": "simulate",
@@ -47,16 +56,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "FactorReport",
     "TrainedModel",
+    "audit_labels",
     "embed_data",
     "generate_samples",
     "load_model",
+    "plant_and_find",
     "prepare_data",
     "refit_null",
     "report_factors",
+    "report_seeds",
     "save_model",
     "simulate_counts",
     "simulate_images",
+    "suggest_settings",
     "train_model",
     "train_models",
     "traverse_factors",

@@ -66,6 +66,7 @@ LOSS_BY_CLASS_LOWER = "loss_by_class_lower"
 LOSS_BY_CLASS_UPPER = "loss_by_class_upper"
 AGREEMENT_BY_CLASS = "agreement_by_class"  # cos of the effect in a class with that in all classes
 OUTCOME_BY_CLASS = "outcome_by_class"  # a table: active, inactive or under-powered
+GAIN_BY_CLASS = "gain_by_class"  # what a shared dim adds to the bound of held-out samples above chance, nats
 SPREAD_BY_CLASS = "spread_by_class"  # of a shared factor: its variance within the class, prior variances
 MEMBERS = "members"  # tables in uns["nvae"]: what each consensus factor is made of, seed by seed
 ASSOCIATIONS = "associations"  # with columns of obs

@@ -43,7 +43,9 @@ def test_steps_in_memory_from_anndata_to_anndata() -> None:
     embedded = nvae_bio.embed_data(prepared, trained, NO_UMAP)
     base = nvae_bio.train_model(prepared, fit_settings().base)
     null = nvae_bio.refit_null(prepared, base, fit_settings())
-    factors = nvae_bio.report_factors([embedded], null=null)
+    audit = nvae_bio.audit_labels(prepared, trained)
+    report = nvae_bio.report_factors([embedded], null=null, audits=[audit])
+    assert nvae_bio.suggest_settings(report.factors).reasons
     samples = nvae_bio.generate_samples(trained, prepared)
     assert embedded.n_obs == raw.n_obs
-    assert list(factors.var_names) == list(samples.var_names) == list(prepared.var_names)
+    assert list(report.factors.var_names) == list(samples.var_names) == list(prepared.var_names)

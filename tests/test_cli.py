@@ -17,7 +17,8 @@ from nvae_bio.data.files import write_anndata
 from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trained
 
 COMMANDS = [
-    *("prepare", "train", "embed", "null", "factors", "generate", "plot", "simulate", "evaluate", "baseline", "study")
+    *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
+    *("simulate", "evaluate", "baseline", "study"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
 IMAGES = ["--weights", "im.safetensors", "--card", "im.json"]
@@ -78,6 +79,8 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert main(["train", "--data", "data.h5ad", *model, *history, "--settings", "config.yaml:runs.toy"]) == 0
         output = ["--output", f"{seed}/embedded.h5ad", "--settings", '{"umap": false}']
         assert main(["embed", "--data", "data.h5ad", *model, *output]) == 0
+        quick = ["--output", f"{seed}/audit.parquet", "--settings", '{"n_steps": 2, "n_candidates": 1}']
+        assert main(["audit", "--data", "data.h5ad", *model, *quick]) == 0
         drawn = ["--samples", f"{seed}/samples.h5ad", "--traversals", f"{seed}/traversals.h5ad"]
         assert main(["generate", "--data", "data.h5ad", *model, *drawn]) == 0
     base = ["--weights", "base.safetensors", "--card", "base.json"]
@@ -88,18 +91,36 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert main(["null", "--data", "data.h5ad", *base, *refits, "--settings", "config.yaml:runs.toy"]) == 0
     null_options = ["--null", "no_private.parquet", "--null", "no_factor.parquet"]
     embedded_options = ["--embedded", "0/embedded.h5ad", "--embedded", "1/embedded.h5ad"]
-    report = ["--report", "factors.h5ad", "--table", "factors.parquet"]
-    assert main(["factors", *embedded_options, *null_options, *report, "--settings", '{"fdr": 0.5}']) == 0
+    planting = json.dumps(json.loads(FIT) | {"power": {"n_genes": 5, "fold_changes": [3]}})
+    assert main(["power", "--data", "data.h5ad", "--output", "power.parquet", "--settings", planting]) == 0
+    evidence = ["--audit", "0/audit.parquet", "--audit", "1/audit.parquet", "--planted", "power.parquet"]
+    report = ["--report", "factors.h5ad", "--table", "factors.parquet", "--seeds", "seeds.h5ad"]
+    report += ["--scores", "scores.h5ad", "--suspects", "suspects.csv", "--summary", "summary.md"]
+    settings = ["--settings", '{"report": {"fdr": 0.5, "min_gain": 0}, "power": {"fold_changes": [3]}}']
+    assert main(["factors", *embedded_options, *null_options, *evidence, *report, *settings]) == 0
+    assert main(["suggest", "--report", "factors.h5ad", "--output", "suggested.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["suggest", "--report", "factors.h5ad"]) == 0
+    assert capsys.readouterr().out.strip() == Path("suggested.yaml").read_text().strip()
     histories = ["--history", "0/history.parquet", "--history", "1/history.parquet"]
-    assert main(["plot", "--output", "figures", "--data", "data.h5ad", *histories, "--report", "factors.h5ad"]) == 0
+    reports = ["--report", "factors.h5ad", "--seeds", "seeds.h5ad"]
+    assert main(["plot", "--output", "figures", "--data", "data.h5ad", *histories, *reports]) == 0
     assert main(["plot", "--output", "figures", "--embedded", "0/embedded.h5ad"]) == 0
+    assert main(["plot", "--output", "pages", "--report", "factors.h5ad", "--scores", "scores.h5ad"]) == 0
 
-    assert anndata.read_h5ad("factors.h5ad").obs["seed"].unique().tolist() == [0, 1]
-    table = pd.read_parquet("factors.parquet")
-    assert len(table) == 2 * (10 + 3 * 2)
-    assert set(table["outcome"]) <= {"active", "inactive"}
+    assert anndata.read_h5ad("seeds.h5ad").obs["seed"].unique().tolist() == [0, 1]
+    found, table = anndata.read_h5ad("factors.h5ad"), pd.read_parquet("factors.parquet")
+    assert (
+        table["factor"].tolist()
+        == found.obs_names.tolist()
+        == list(anndata.read_h5ad("scores.h5ad").uns["nvae"]["factors"])
+    )
+    assert "power" in found.uns["nvae"] and "suspects" in found.uns["nvae"]
+    assert Path("summary.md").read_text().startswith("# Factors\n")
+    assert list(pd.read_csv("suspects.csv")) == ["sample", "label", "suspicion", "other_class", "nats", "n_seeds"]
+    assert {path.stem for path in Path("pages").glob("*.png")} >= {"class-c0", "class-c1", "class-c2"}
     assert anndata.read_h5ad("1/embedded.h5ad").uns["nvae"]["seed"] == 1
-    assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 7
+    assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 8
     assert not list(folder.rglob("*.part*"))
 
 
@@ -190,7 +211,43 @@ ERRORS = {
         "data.h5ad: no uns['nvae']; was it written by `nvae-bio embed`?",
     ),
     "nothing to draw": (["plot", "--output", "figures"], "plot: nothing to draw"),
-    "traversals alone": (["plot", "--output", "figures", "--traversals", "x.h5ad"], "--traversals needs --report"),
+    "traversals alone": (["plot", "--output", "figures", "--traversals", "x.h5ad"], "--traversals needs --seeds"),
+    "scores alone": (["plot", "--output", "figures", "--scores", "x.h5ad"], "--scores needs --report"),
+    "seeds as report": (
+        ["plot", "--output", "figures", "--report", "seeds.h5ad"],
+        "seeds.h5ad: no obs['published']; allowed: the --report of `nvae-bio factors`, not its --seeds",
+    ),
+    "audit without a model": (["audit", "--data", "data.h5ad", *MODEL, "--output", "x.parquet"], "model.json: no such"),
+    "audit of other data": (
+        ["audit", "--data", "data.h5ad", *IMAGES, "--output", "x.parquet"],
+        "the data are of kind 'counts', the model was trained on 'images'",
+    ),
+    "no audit": (
+        ["factors", "--embedded", "em.h5ad", "--audit", "h.parquet", "--report", "x.h5ad"],
+        "h.parquet: no columns 'sample' and 'suspicion'; was it written by `nvae-bio audit`?",
+    ),
+    "power of pictures": (
+        ["power", "--data", "im.h5ad", "--output", "x.parquet"],
+        "power: planting needs counts; the data are of kind 'images'",
+    ),
+    "genes of a programme": (
+        ["power", "--data", "data.h5ad", "--output", "x.parquet", "--settings", '{"power": {"n_genes": 21}}'],
+        "power.n_genes: 21 for each of 3 classes, none in two of them, but the data have 60 genes; allowed: at most 20",
+    ),
+    "planting twice": (
+        ["power", "--data", "data.h5ad", "--output", "x.parquet", "--planting", "1", "--planting", "1",
+         "--settings", '{"power": {"n_genes": 2}}'],
+        "runs: 1, 1; at least one, and different from each other",
+    ),
+    "associate": (
+        ["factors", "--embedded", "em.h5ad", "--report", "x.h5ad", "--settings", '{"report": {"associate": ["sex"]}}'],
+        "'sex'",
+    ),
+    "no gene sets": (
+        ["factors", "--embedded", "em.h5ad", "--report", "x.h5ad", "--settings", '{"report": {"gene_sets": "no.gmt"}}'],
+        "no.gmt: no such file or folder; expected gene sets in a .gmt file",
+    ),
+    "suggest of no report": (["suggest", "--report", "data.h5ad"], "data.h5ad: no uns['nvae']"),
     "not a report": (["plot", "--output", "figures", "--report", "data.h5ad"], "data.h5ad: no uns['nvae']"),
     "programme of no class": (
         simulation(classes=["c9"]), "--settings: programmes.0.classes: 'c9' is no class; allowed: c0, c1"
@@ -213,6 +270,7 @@ def test_bad_input_ends_in_one_line_exit_code_2_and_no_output(
     nvae_bio.save_model(trained("images"), Path("im.safetensors"), Path("im.json"))
     write_anndata(prepared_images(), Path("im.h5ad"))
     write_anndata(embedded("images"), Path("em.h5ad"))
+    write_anndata(nvae_bio.report_seeds([embedded("images")]), Path("seeds.h5ad"))
     trained("images").history.to_parquet("h.parquet")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     capsys.readouterr()

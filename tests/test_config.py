@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from nvae_bio import config
 from nvae_bio.config import (
+    AuditSettings,
     CountsSettings,
     CountsSimulation,
     DatasetSettings,
@@ -91,7 +92,7 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
-RUN_KEYS = "dataset, embedding, generation, model, report, seeds, training"
+RUN_KEYS = "audit, dataset, embedding, generation, model, power, report, seeds, training"
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
@@ -550,7 +551,8 @@ def test_reference_has_every_key() -> None:
     for model in (*KINDS, RunSettings, CountsSimulation, ImagesSimulation, Programme, Transformation):
         for key, _ in iter_fields(model):
             name = key.rpartition(".")[2]
-            assert f"\n| `{name}` | " in text or f"\n## `simulations.NAME.{name}`" in text
+            section = rf"\n## `(runs|simulations)\.NAME\.{name}`"
+            assert f"\n| `{name}` | " in text or re.search(section, text), name
     assert "| `warmup_share` | share of all steps" in text
     assert "| number ≥ 0 and ≤ 0.5 | `0.25` |" in text
 
@@ -633,7 +635,9 @@ PARTS = {
     "model": MODEL,
     "training": settings_of(TrainingSettings),
     "embedding": settings_of(EmbeddingSettings),
-    "report": settings_of(ReportSettings),
+    "report": settings_of(ReportSettings, gene_sets=st.none()),
+    "audit": st.none() | settings_of(AuditSettings),
+    "power": st.none(),  # for counts alone
     "generation": settings_of(GenerationSettings),
 }
 RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)

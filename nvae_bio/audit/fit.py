@@ -60,25 +60,23 @@ class Fitted:
 
 
 def matched_draws(n_dims: int, rng: np.random.Generator) -> Tensor:
-    """2·D draws that have the moments of N(0, I) exactly, up to the third: D orthogonal directions, both ways.
+    """2·D draws that have the moments of N(0, I) exactly, up to the third: D orthogonal directions, forth and back.
 
     The mean over them of any function that is quadratic in z has no error at all, and that of a smooth one little. All
     samples have the same draws, so that their order does not matter and readings differ by no noise of their own.
 
     Args:
-        n_dims: D; of 0 there is one draw, of nothing.
+        n_dims: D, at least 1.
         rng: turns the directions at random.
 
     Returns:
-        (D, 2, D), a pair for each direction.
+        (2·D, D); a draw at an odd place is minus the one before it.
 
-    Reference: Yu et al. (2016), Orthogonal Random Features, arXiv:1610.09072, for draws that are orthogonal.
+    Reference: Julier & Uhlmann (2004), the sigma points of doi:10.1109/JPROC.2003.823141, turned at random.
     """
-    if n_dims == 0:
-        return torch.zeros(1, 1, 0)
     axes, _ = np.linalg.qr(rng.normal(size=(n_dims, n_dims)))
     forth = torch.from_numpy(math.sqrt(n_dims) * axes.astype(np.float32))
-    return torch.stack([forth, -forth], dim=1)
+    return torch.stack([forth, -forth], dim=1).flatten(0, 1)
 
 
 def fit_bound(
@@ -86,7 +84,7 @@ def fit_bound(
 ) -> Fitted:
     """Fit a diagonal Gaussian q(z_s, blocks) to each row: maximise E_q log p(x|z) − KL(q ‖ N(0, I)) by Adam.
 
-    Each step takes one pair of `draws` in turn, the bound at the end all of them. Rows do not touch each other.
+    Each step takes one of `draws` in turn, the bound at the end all of them. Rows do not touch each other.
 
     Args:
         model: with parameters that need no gradient.
@@ -110,7 +108,7 @@ def fit_bound(
     for step in range(n_steps):
         optimizer.param_groups[0]["lr"] = STEP_SIZE * (1 + math.cos(math.pi * step / n_steps)) / 2
         optimizer.zero_grad()
-        (-bound(draws[step % len(draws)])).sum().backward()
+        (-bound(draws[step % len(draws), None])).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        return Fitted(bound(draws.flatten(0, 1)), reading.outputs(model, *posterior.mean.split(dims, dim=1)))
+        return Fitted(bound(draws), reading.outputs(model, *posterior.mean.split(dims, dim=1)))

@@ -56,8 +56,9 @@ class ReportSettings(Settings):
     min_gain: float = Field(
         0.1,
         ge=0,
-        description="a private factor that adds less to the bound on log p(x|y) of held-out samples, above the median "
-        "of its null, is never called active (nats a sample): a small p may be that of a gain too small to matter",
+        description="a factor that adds less to the bound on log p(x|y) of held-out samples (a private one above the "
+        "median of its null, a shared one above chance) is never called active (nats a sample): a small p may be that "
+        "of a gain too small to matter",
     )
     n_top_features: PositiveInt = Field(10, description="features named for each direction of a factor")
     seed_share: float = Field(
@@ -93,7 +94,7 @@ class ReportSettings(Settings):
 
 
 class AuditSettings(Settings):
-    """Labels against the model: what each sample would be as another class, and with another class's factors."""
+    """Labels held against the model: these keys, or `on` for all defaults, or `off`; on unless told otherwise."""
 
     n_candidates: PositiveInt = Field(
         3, description="other classes a sample is fitted under: the likeliest, by a first look"
@@ -113,7 +114,7 @@ class AuditSettings(Settings):
 
 
 class PowerSettings(Settings):
-    """Programmes of stated size, planted into the user's own counts: how often is one of them found?"""
+    """Programmes of known size, planted into counts and looked for: these keys, or `on`, or `off`, the default."""
 
     n_genes: PositiveInt = Field(30, description="genes of a planted programme")
     fold_changes: list[float] = Field(
@@ -167,4 +168,4 @@ class FactorSettings(Settings):
     """What `factors` depends on."""
 
     report: ReportSettings = ReportSettings()
-    power: OptionalPower = None
+    power: OptionalPower = Field(None, description="what is planted; `off` where nothing is")

@@ -299,11 +299,10 @@ class RunSettings(FitSettings):
     dataset: str = Field(description="name of an entry of `datasets`")
     seeds: list[Seed] = Field([0, 1, 2], min_length=1, description="random seeds; one model is trained for each")
     embedding: EmbeddingSettings = EmbeddingSettings()
-    audit: OptionalAudit = Field(
-        AuditSettings(), description="`off`, `on`, or a section with the keys below: labels are held against the model"
-    )
+    audit: OptionalAudit = Field(AuditSettings(), description="`off`, `on` or its keys: labels held against the model")
     power: OptionalPower = Field(
-        None, description="`on`, or a section with the keys below: planted programmes are measured; counts alone"
+        None,
+        description="`off`, `on` or its keys: whether planted programmes are found, in counts",
     )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()

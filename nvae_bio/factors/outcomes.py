@@ -61,8 +61,9 @@ def judge(
     """Outcomes of all factors in all classes.
 
     A private factor is active in its class where enough seeds call it (`n_needed`). A class uses a shared one, found
-    in enough seeds, where half of these say so: q at most `fdr`, KL at least `min_kl`, and a variance within the class
-    of a tenth of the prior's or more, for a dim that is constant in a class costs nats too. What is not active is
+    in enough seeds, where half of these say so: q at most `fdr`, KL at least `min_kl`, a gain above chance of
+    `min_gain` or more on held-out samples, for a dim that fits noise has a KL too, and a variance within the class of a
+    tenth of the prior's or more, for so has a dim that is constant there. What is not active is
     under-powered where the class was: planted programmes are missed, or the null is too small for any call.
 
     Args:
@@ -78,8 +79,8 @@ def judge(
         "shared": weak_classes(tests, (SHARED,), classes) | set(under_powered),
     }
     q_of_dims, kl = (np.asarray(seeds.obsm[key]) for key in (schema.Q_BY_CLASS, schema.KL_BY_CLASS))
-    spread = np.asarray(seeds.obsm[schema.SPREAD_BY_CLASS])
-    uses = (q_of_dims <= settings.fdr) & (kl >= settings.min_kl) & ~(spread < MIN_SPREAD)
+    spread, gain = (np.asarray(seeds.obsm[key]) for key in (schema.SPREAD_BY_CLASS, schema.GAIN_BY_CLASS))
+    uses = (q_of_dims <= settings.fdr) & (kl >= settings.min_kl) & ~(spread < MIN_SPREAD) & ~(gain < settings.min_gain)
     is_called = ((seeds.obs["outcome"] == "active") | (seeds.obs["private_to"].astype(str) != "")).to_numpy()
     by_class = np.full((len(factors), len(classes)), "inactive", dtype=object)
     q = np.full((len(factors), len(classes)), np.nan)

@@ -47,8 +47,8 @@ Z_95 = 1.959964  # of the intervals of effects in embedded files
 OF_SEED = (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO, schema.GAIN)  # obs of an embedded file that one seed says
 COLUMNS = (
     "kind", "class", "n_found", "n_seeds", "agreement", "published", "members", "kl", "kl_lower", "kl_upper",
-    "kl_class", "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by", "effect_agreement",
-    "certificate",
+    "kl_class", "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by",
+    "effect_agreement", "certificate",
 )  # fmt: skip
 CATEGORIES = ("kind", "class", "kl_class", "outcome", "reading", "private_to", "certificate", "tag")
 

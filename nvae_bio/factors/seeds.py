@@ -79,7 +79,8 @@ def outcome(
 ) -> np.ndarray:
     """`active` where q is at most the false discovery rate, the KL at least `min_kl` and the gain `min_gain`.
 
-    Else `inactive`; or `under-powered`, where the null is not sufficient to tell. The gain of a shared factor is NaN.
+    Else `inactive`; or `under-powered`, where it is large enough but the null is not sufficient to tell. A gain that
+    is NaN was not measured.
 
     >>> q, kl = np.array([0.01, 0.01, 0.01, 0.2, np.nan]), np.array([1.0, 0.001, 1.0, 1.0, 1.0])
     >>> gain, sufficient = np.array([0.5, np.nan, 0.01, 0.0, np.nan]), np.array([False, True, True, True, False])
@@ -87,8 +88,9 @@ def outcome(
     array(['active', 'inactive', 'inactive', 'inactive', 'under-powered'],
           dtype='<U13')
     """
-    active = (q <= settings.fdr) & (kl >= settings.min_kl) & ~(gain < settings.min_gain)
-    return np.where(active, "active", np.where(sufficient, "inactive", "under-powered"))
+    is_small = (kl < settings.min_kl) | (gain < settings.min_gain)
+    active = (q <= settings.fdr) & ~is_small
+    return np.where(active, "active", np.where(sufficient | is_small, "inactive", "under-powered"))
 
 
 def _effects(embedded: AnnData, table: pd.DataFrame, suffix: str = "") -> np.ndarray:
@@ -116,7 +118,9 @@ def top_features(effect: np.ndarray, names: np.ndarray, n_top: int) -> tuple[lis
     return up, down
 
 
-def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settings: ReportSettings) -> np.ndarray:
+def _judge(
+    table: pd.DataFrame, tested: pd.DataFrame, usage: Usage, classes: list[str], settings: ReportSettings
+) -> np.ndarray:
     """Write p, q, gain, block_q, hidden_q and outcome of each factor into `table`; returns q by class, (factors, C).
 
     A private factor is judged by the q of its dim, a shared one by its smallest q over classes.
@@ -139,7 +143,7 @@ def _judge(table: pd.DataFrame, tested: pd.DataFrame, classes: list[str], settin
             hidden_in[row] += [name] if q <= settings.fdr else []
         else:
             by_class[row, index], p_by_class[row, index], sufficient[row] = q, p, sufficient[row] | is_enough
-            gain[row] = above if statistic == OWN_DIM else np.nan
+            gain[row] = above if statistic == OWN_DIM else np.fmax.reduce(usage.shared_excess[:, dim])
     table["p"], table["q"] = (np.fmin.reduce(values, axis=1) for values in (p_by_class, by_class))
     table["gain"], table["block_q"], table["hidden_q"], table["hidden_in"] = gain, block_q, hidden_q, hidden_in
     table["outcome"] = outcome(table["q"].to_numpy(), table["kl"].to_numpy(), gain, sufficient, settings)
@@ -175,12 +179,12 @@ def class_intervals(
 def _usage(embedded: AnnData, rows: np.ndarray, label: np.ndarray) -> Usage:
     """Of the samples at `rows`, (n,), of the classes `label`, (n,)."""
     nothing = np.zeros((embedded.n_obs, 0))
-    mean, std, own_std, gain = (
+    mean, std, own_std, gain, shared_gain = (
         np.asarray(embedded.obsm.get(key, nothing))[rows]
-        for key in (schema.SHARED, schema.SHARED_STD, schema.SPECIFIC_STD, schema.GAIN)
+        for key in (schema.SHARED, schema.SHARED_STD, schema.SPECIFIC_STD, schema.GAIN, schema.GAIN_SHARED)
     )
     block_gain = embedded.obs[schema.GAIN].to_numpy() if schema.GAIN in embedded.obs else np.zeros(embedded.n_obs)
-    return Usage.of(mean, std, own_std, gain, block_gain[rows], label)
+    return Usage.of(mean, std, own_std, gain, block_gain[rows], label, shared_gain)
 
 
 def _report_seed(
@@ -202,11 +206,11 @@ def _report_seed(
     sizes = np.array([(train == name).sum() for name in classes])
     usage = _usage(embedded, places, label)
     tested = _tested(usage, null, sizes, settings)
-    q_by_class = _judge(table, tested, classes, settings)
-    spread = np.full(q_by_class.shape, np.nan)
-    spread[shared] = usage.spread.T
+    q_by_class = _judge(table, tested, usage, classes, settings)
+    spread, gain = (np.full(q_by_class.shape, np.nan) for _ in range(2))
+    spread[shared], gain[shared] = usage.spread.T, usage.shared_excess.T
     effect = _effects(embedded, table)
-    is_used = (q_by_class <= settings.fdr) & ~(spread < MIN_SPREAD)
+    is_used = (q_by_class <= settings.fdr) & ~(spread < MIN_SPREAD) & ~(gain < settings.min_gain)
     table[["reading", "private_to"]] = read_factors(table, effect, is_used, classes, settings.agreement)
     table = table.drop(columns="hidden_in")
     table["n_samples"] = [int((label == index).sum()) for index in shown]
@@ -220,7 +224,7 @@ def _report_seed(
         X=effect,
         obs=table,
         var=embedded.var[[]].copy(),
-        obsm=by_class | {schema.Q_BY_CLASS: q_by_class, schema.SPREAD_BY_CLASS: spread},
+        obsm=by_class | {schema.Q_BY_CLASS: q_by_class, schema.SPREAD_BY_CLASS: spread, schema.GAIN_BY_CLASS: gain},
         layers={key: _effects(embedded, table, suffix) for key, suffix in ends.items()},
     )
     return report, tested
@@ -254,11 +258,12 @@ def report_seeds(
     Returns:
         AnnData (factors × features). `obs`: seed, kind (shared, private), class, dim, kl with kl_lower and kl_upper
         (nats; of the own class, for a shared factor of the class with the largest: kl_class), p, q, gain (of a private
-        factor: what it adds to the bound above the median of its null, nats), block_q (of its block), hidden_q (of a
-        shared dim that one class uses most: that it has it alone), outcome (active, inactive, under-powered), reading
-        (a sentence), private_to (classes), n_samples, resampled, top_up, top_down. `obsm`: kl_by_class,
-        kl_by_class_lower, kl_by_class_upper (factors × classes), nats, q_by_class, and spread_by_class (variance of a
-        shared dim within the class beyond what noise makes, prior variances). `layers`: effect_lower, effect_upper.
+        factor: what it adds to the bound above the median of its null, of a shared one: above chance, in the class
+        where that is most; nats), block_q (of its block), hidden_q (of a shared dim that one class uses most: that it
+        has it alone), outcome (active, inactive, under-powered), reading (a sentence), private_to (classes),
+        n_samples, resampled, top_up, top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors ×
+        classes), nats, q_by_class, spread_by_class (variance of a shared dim within the class beyond what noise makes,
+        prior variances) and gain_by_class (nats, of shared dims). `layers`: effect_lower, effect_upper.
         `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits cannot call, and what the readings say
         of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim, value and
         null_median in nats, p, smallest_p, q, sufficient: whether it could be called were it alone).

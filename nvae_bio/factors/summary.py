@@ -73,6 +73,8 @@ def _suspects(table: pd.DataFrame) -> Iterator[str]:
         yield "- none"
     for suspicion, rows in table.groupby("suspicion", sort=False, observed=True):
         shown = rows[["sample", "label", "other_class"]].astype(str).head(MAX_SUSPECTS).to_numpy().tolist()
-        first = ", ".join(f"{name} ({label} → {other})" if other else f"{name} ({label})" for name, label, other in shown)
+        first = ", ".join(
+            f"{name} ({label} → {other})" if other else f"{name} ({label})" for name, label, other in shown
+        )
         more = f", and {len(rows) - MAX_SUSPECTS} more" if len(rows) > MAX_SUSPECTS else ""
         yield f"- {suspicion}: {len(rows)}: {first}{more}"

@@ -50,6 +50,7 @@ class Usage:
             Gaussian there, (C, S). Unlike K, it does not grow where the class lies far from the prior's mean.
         spread: Var(z_s|y) without the scatter that noise gives posterior means (`true_variance`), (C, S). A dim that
             is constant in a class has none, however much the data would tell of it.
+        shared_excess: what a dim of z_s adds to the bound above `chance_gain`, (C, S); NaN where it was not measured.
     """
 
     shared: np.ndarray
@@ -57,6 +58,7 @@ class Usage:
     block_excess: np.ndarray
     within: np.ndarray
     spread: np.ndarray
+    shared_excess: np.ndarray
 
     @classmethod
     def of(
@@ -67,6 +69,7 @@ class Usage:
         gain: np.ndarray,
         block_gain: np.ndarray,
         label: np.ndarray,
+        shared_gain: np.ndarray | None = None,
     ) -> Usage:
         """From single samples.
 
@@ -77,11 +80,14 @@ class Usage:
             gain: what each dim of the own block adds to the bound, (n, K).
             block_gain: the same of the own block, (n,).
             label: class of each sample, (n,); every class has one at least.
+            shared_gain: what each dim of z_s adds to the bound, (n, S); None where it was not measured.
         """
         mean, std = mean.astype(float), std.astype(float)
         kl = (mean**2 + std**2 - 1) / 2 - np.log(std)
         chance = chance_gain(own_std.astype(float))
-        shared, of_dims, of_block, within, spread = [], [], [], [], []
+        unknown = np.full(mean.shape, np.nan)
+        above = (unknown if shared_gain is None else shared_gain) - chance_gain(std)
+        shared, of_dims, of_block, within, spread, excess = [], [], [], [], [], []
         for rows in (label == y for y in range(int(label.max()) + 1)):
             shared.append(kl[rows].mean(0))
             of_dims.append((gain - chance)[rows].mean(0))
@@ -89,7 +95,9 @@ class Usage:
             variance = mean[rows].var(0) + (std[rows] ** 2).mean(0)
             within.append(np.log(variance) / 2 - np.log(std[rows]).mean(0))
             spread.append(true_variance(mean[rows], std[rows]))
-        return cls(np.stack(shared), np.stack(of_dims), np.array(of_block), np.stack(within), np.stack(spread))
+            excess.append(above[rows].mean(0))
+        by_class = (shared, of_dims, of_block, within, spread, excess)
+        return cls(*(np.stack(values) for values in by_class))
 
     @property
     def n_classes(self) -> int:
