@@ -320,12 +320,23 @@ def test_a_class_whose_planted_programmes_are_missed_is_under_powered() -> None:
 
 def test_without_a_null_nothing_is_there_and_the_report_says_why() -> None:
     found = report_factors(run_of())
-    assert found.factors.n_obs == 0
+    assert set(found.factors.obs["outcome"]) == {"under-powered"}
+    assert (found.factors.obsm[schema.OUTCOME_BY_CLASS] == "under-powered").all(axis=None)
+    assert found.factors.obs["reading"].str.startswith("not to be judged").all()
+    said = found.factors.uns["nvae"]["notes"]
+    assert "null of private factors: no refits of kind 'no_private', so none is called" in said
+
+
+def test_no_factor_at_all_makes_an_empty_report() -> None:
+    empty = run_of(2, with_private=False)
+    for adata in empty:
+        for key in ("X_nvae_shared", "nvae_kl_shared"):
+            adata.obsm[key] = adata.obsm[key] * 0
+        adata.obsm["nvae_gain_shared"] = adata.obsm["nvae_gain_shared"] * 0 - 5
+        adata.obsm["nvae_shared_std"] = adata.obsm["nvae_shared_std"] * 0 + 1
+    found = report_factors(empty, null=make_null())
+    assert found.factors.shape == (0, empty[0].n_vars)
     assert found.embedded.obsm["X_nvae_factors"].shape == (found.embedded.n_obs, 0)
-    assert (
-        "null of private factors: no refits of kind 'no_private', so none is called"
-        in found.factors.uns["nvae"]["notes"]
-    )
     assert found.lines[2].startswith("0 shared and 0 private factors")
 
 

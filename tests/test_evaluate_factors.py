@@ -175,7 +175,7 @@ def test_samples_that_are_not_of_their_class_do_not_say_what_a_factor_is() -> No
     published = make_published(truth, samples, [("own_a", "a")])
     odd = np.flatnonzero((samples.obs[schema.SPLIT] == "test") & (samples.obs[schema.LABEL] == "a"))[:4]
     scores = published.scores.copy()
-    scores[odd] = 100.0
+    scores[odd] = np.array([[100.0], [-100.0], [100.0], [-100.0]])
     assert Planting.of(samples, truth).item_of(scores[:, 0], ["a"]) == ""
     for kind in ("is_swapped", "is_doublet"):
         known = truth.copy()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
 CONFIGS = sorted({*ROOT.glob("config/*.yaml"), *ROOT.glob("config/*/*.yaml")} - set(STUDIES))
 TINY = ROOT / "config" / "test.yaml"
-PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images"}
+PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images", "plot_pages"}
 GRAPH = {
     ("prepare_data", "train_model"),
     ("prepare_data", "embed_data"),
@@ -39,8 +39,13 @@ GRAPH = {
     ("embed_data", "plot_embedding"),
     ("report_factors", "plot_figures"),
     ("report_factors", "plot_images"),
+    ("report_factors", "plot_pages"),
+    ("report_factors", "suggest_settings"),
+    ("prepare_data", "audit_labels"),
+    ("train_model", "audit_labels"),
+    ("audit_labels", "report_factors"),
     ("generate_samples", "plot_images"),
-    *((rule, "all") for rule in ("embed_data", "report_factors", "generate_samples", *PLOT_RULES)),
+    *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "generate_samples", *PLOT_RULES)),
 }
 
 
@@ -92,7 +97,9 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     made = {path for name in used for path in settings.datasets[name].path_list} & simulated(config)
     expected = dict.fromkeys(("train_model", "embed_data", "generate_samples", "plot_embedding"), n_models)
     expected |= {"simulate_data": len(made), "prepare_data": len(used), "plot_images": n_images, "all": 1}
-    expected |= dict.fromkeys(("report_factors", "plot_figures"), len(settings.runs))
+    expected |= dict.fromkeys(("report_factors", "suggest_settings", "plot_figures", "plot_pages"), len(settings.runs))
+    expected |= {"audit_labels": sum(len(run.seeds) for run in settings.runs.values() if run.is_audited)}
+    expected |= {"plant_programmes": sum(len(run.plantings) for run in settings.runs.values())}
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
     expected |= {"refit_null": sum(len(parts) for run in settings.runs.values() for parts in run.refits.values())}
     assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}

@@ -6,6 +6,7 @@ import numpy as np
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.errors import UserError
 from nvae_bio.evaluate.probes import leakage
 
 ACTIVE_UNIT = 0.01  # prior variances; Burda et al. 2016, arXiv:1509.00519, section 5.2
@@ -17,7 +18,13 @@ def labelled(embedded: AnnData, split: str) -> np.ndarray:
 
 
 def of_seed(report: AnnData, seed: int) -> AnnData:
-    """The factors of one seed of a report."""
+    """The factors of one seed of a report of seeds.
+
+    Raises:
+        UserError: a report of what seeds agree on.
+    """
+    if "seed" not in report.obs:
+        raise UserError("evaluate: the report has no obs['seed']; allowed: the --seeds of `nvae-bio factors`")
     return report[(report.obs["seed"] == seed).to_numpy()]
 
 

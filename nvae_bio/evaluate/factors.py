@@ -24,6 +24,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import of_seed
 from nvae_bio.evaluate.planted import MIN_CORRELATION, Known, correlations
 from nvae_bio.factors.cycle import cycle_genes
+from nvae_bio.factors.outcomes import uses_of
 from nvae_bio.factors.usage import few
 
 MIN_NATS = 0.1  # of `kl-threshold`: a class uses a factor on which its held-out samples spend so much
@@ -97,8 +98,7 @@ class Published:
         """
         found = _seed_report(report, embedded)
         obs, classes = found.obs, _classes(report)
-        fdr = ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"]).fdr
-        used = np.asarray(found.obsm[schema.Q_BY_CLASS] <= fdr)
+        used = uses_of(found, ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"]))
         shared, private_to = (obs["kind"] == "shared").to_numpy(), obs["private_to"].astype(str)
         alone = np.array([[f", {name}," in f", {text}," for name in classes] for text in private_to]).reshape(
             used.shape

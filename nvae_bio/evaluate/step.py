@@ -139,6 +139,13 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, 
 
 
 def _seed(adata: AnnData) -> int:
+    """Which seed an embedded data set is of.
+
+    Raises:
+        UserError: of none: it holds the consensus scores of a run.
+    """
+    if "seed" not in adata.uns[schema.MODEL]:
+        raise UserError("evaluate: scores of seeds need the report of each seed, and the samples as a seed embeds them")
     return int(adata.uns[schema.MODEL]["seed"])
 
 

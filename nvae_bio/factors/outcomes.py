@@ -55,15 +55,26 @@ def _own_q(seeds: AnnData, row: int) -> float:
     return float(of["hidden_q"] if of["kind"] == "shared" else of["q"])
 
 
+def uses_of(seeds: AnnData, settings: ReportSettings) -> np.ndarray:
+    """Which class uses which dim by the word of its seed alone, (rows of the report of seeds, C), bool.
+
+    q at most `fdr`, KL at least `min_kl`, a gain above chance of `min_gain` or more on held-out samples, for a dim that
+    fits noise has a KL too, and a variance within the class of a tenth of the prior's or more, for so has a dim that is
+    constant there. The last two are asked of shared dims.
+    """
+    q, kl = (np.asarray(seeds.obsm[key]) for key in (schema.Q_BY_CLASS, schema.KL_BY_CLASS))
+    spread, gain = (np.asarray(seeds.obsm[key]) for key in (schema.SPREAD_BY_CLASS, schema.GAIN_BY_CLASS))
+    is_large = (kl >= settings.min_kl) & ~(spread < MIN_SPREAD) & ~(gain < settings.min_gain)
+    return np.asarray((q <= settings.fdr) & is_large)
+
+
 def judge(
     factors: Sequence[Factor], seeds: AnnData, settings: ReportSettings, n_seeds: int, under_powered: Sequence[str] = ()
 ) -> Outcomes:
     """Outcomes of all factors in all classes.
 
     A private factor is active in its class where enough seeds call it (`n_needed`). A class uses a shared one, found
-    in enough seeds, where half of these say so: q at most `fdr`, KL at least `min_kl`, a gain above chance of
-    `min_gain` or more on held-out samples, for a dim that fits noise has a KL too, and a variance within the class of a
-    tenth of the prior's or more, for so has a dim that is constant there. What is not active is
+    in enough seeds, where half of these say so (`uses_of`). What is not active is
     under-powered where the class was: planted programmes are missed, or the null is too small for any call.
 
     Args:
@@ -78,9 +89,7 @@ def judge(
         "private": weak_classes(tests, (OWN_BLOCK, HIDDEN), classes) | set(under_powered),
         "shared": weak_classes(tests, (SHARED,), classes) | set(under_powered),
     }
-    q_of_dims, kl = (np.asarray(seeds.obsm[key]) for key in (schema.Q_BY_CLASS, schema.KL_BY_CLASS))
-    spread, gain = (np.asarray(seeds.obsm[key]) for key in (schema.SPREAD_BY_CLASS, schema.GAIN_BY_CLASS))
-    uses = (q_of_dims <= settings.fdr) & (kl >= settings.min_kl) & ~(spread < MIN_SPREAD) & ~(gain < settings.min_gain)
+    q_of_dims, uses = np.asarray(seeds.obsm[schema.Q_BY_CLASS]), uses_of(seeds, settings)
     is_called = ((seeds.obs["outcome"] == "active") | (seeds.obs["private_to"].astype(str) != "")).to_numpy()
     by_class = np.full((len(factors), len(classes)), "inactive", dtype=object)
     q = np.full((len(factors), len(classes)), np.nan)
