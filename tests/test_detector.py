@@ -102,7 +102,8 @@ def test_a_class_whose_mean_is_off_has_nothing_hidden_and_one_that_varies_alone_
 def make_usage(within: list[list[float]]) -> Usage:
     """A usage map of which I[y, s] alone is told, (C, S)."""
     none = np.zeros((len(within), 0))
-    return Usage(shared=np.zeros_like(within), excess=none, block_excess=np.zeros(len(within)), within=np.array(within))
+    zeros = np.zeros_like(within)
+    return Usage(zeros, none, np.zeros(len(within)), within=np.array(within), spread=zeros, shared_excess=zeros)
 
 
 def test_a_dim_that_other_classes_use_as_well_is_not_hidden() -> None:

@@ -320,6 +320,8 @@ def make_seed(truth: AnnData, seed: int) -> tuple[AnnData, AnnData]:
     model = {"classes": np.array(CLASSES, dtype=object), "report": ReportSettings(fdr=0.05).model_dump_json()}
     report = AnnData(effect, obs=obs, var=samples.var[[]].copy(), uns={schema.MODEL: model})
     report.obsm[schema.Q_BY_CLASS], report.obsm[schema.KL_BY_CLASS] = q, kl
+    unknown = np.full(q.shape, np.nan)
+    report.obsm[schema.SPREAD_BY_CLASS], report.obsm[schema.GAIN_BY_CLASS] = unknown, unknown
     return report, samples
 
 

@@ -14,11 +14,11 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvae_bio import report_seeds
-from nvae_bio.config import ReportSettings
+from nvae_bio import report_factors, report_seeds
+from nvae_bio.config import FactorSettings, ReportSettings
 from nvae_bio.data.files import write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors import factor_table, factors
+from nvae_bio.factors import Evidence, Written, factor_table, factors
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.report import top_features
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS
@@ -101,7 +101,10 @@ def test_rows_and_values_of_the_report() -> None:
     np.testing.assert_allclose(own.X[0], seeds[1].varm["nvae_effect_class_2"][:, 1])
     assert (report.obs["kl_lower"] <= report.obs["kl"]).all()
     assert (report.obs["kl"] <= report.obs["kl_upper"]).all()
-    assert set(report.obs["outcome"]) == {"under-powered"}
+    small = (report.obs["kl"] < 0.01) | (report.obs["gain"] < 0.1)
+    assert set(report.obs.loc[~small, "outcome"]) <= {"under-powered"}
+    assert set(report.obs.loc[small, "outcome"]) == {"inactive"}
+    assert report.obs.loc[report.obs["kind"] == "private", "gain"].isna().all()  # there is no null to compare with
     assert report.obs[["p", "q", "block_q", "hidden_q"]].isna().all(axis=None)
     assert set(report.obs["reading"]) == set(report.obs["private_to"]) == {""}
     assert list(report.uns["nvae"]["notes"]) == [
@@ -138,6 +141,7 @@ def with_factors(seed: int = 0) -> AnnData:
     adata.obsm.update({"X_nvae_shared": shared, "nvae_shared_std": std, "nvae_kl_private": private})
     adata.obsm.update({"nvae_gain_specific": gain, "nvae_specific_std": np.ones((adata.n_obs, 2))})
     adata.obs["nvae_gain_specific"] = gain.sum(1)
+    adata.obsm["nvae_gain_shared"] = np.where(std < 1, 1.5, -0.01)
     adata.obsm["nvae_kl_shared"] = (shared**2 + std**2 - 1) / 2 - np.log(std)
     return adata
 
@@ -160,7 +164,12 @@ def test_calls_readings_and_q_values_of_a_model_that_is_known() -> None:
     assert table.loc[("privatec0", 0), "q"] == 1.0
     own = report.uns["nvae"]["tests"].query("statistic == 'own_dim' and `class` == 'c1' and dim == 0")
     assert active.loc[("privatec1", 0), "gain"] == pytest.approx(own["value"].item() - 0.1)
-    assert table["gain"].isna().to_numpy().tolist() == (table["kind"] == "shared").tolist()
+    chance = (1 - 0.3**2 + 2 * np.log(0.3)) / 2
+    assert active.loc[("shared", 0), "gain"] == pytest.approx(1.5 - chance)
+    assert report.obsm["gain_by_class"][0] == pytest.approx(1.5 - chance)
+    np.testing.assert_allclose(report.obsm["gain_by_class"][1], [-0.01, -0.01, 1.5 - chance], rtol=1e-5)
+    assert report.obsm["spread_by_class"][1, 2] == pytest.approx(1, abs=0.4)
+    assert (report.obsm["spread_by_class"][1, :2] < 0.1).all()
     assert set(table.loc[table["outcome"] != "active", "outcome"]) == {"inactive"}
     assert [note.split(":")[0] for note in report.uns["nvae"]["notes"]] == ["hidden in z_s"]
     assert json.loads(report.uns["nvae"]["n_refits"]) == {"no_private": 20, "no_factor": 20}
@@ -181,7 +190,9 @@ def test_what_so_few_refits_cannot_call_alone_is_called_with_others_or_under_pow
     report = report_seeds([with_factors()], null=make_null(with_factors(), 8, own_block=0.1, own_dim=0.1, shared=0.1))
     private = report.obs["kind"] == "private"
     assert report.obs.loc[private, "q"].notna().all()
-    assert set(report.obs.loc[private, "outcome"]) == {"under-powered"}
+    named = report.obs[private].set_index(["class", "dim"])["outcome"]
+    assert named["c1", 0] == "under-powered"
+    assert set(named.drop(("c1", 0))) == {"inactive"}  # nothing is gained there: whatever the null, that is no factor
     assert "fewer than 3 of 3 together cannot be called" in report.uns["nvae"]["notes"][0]
 
 
@@ -189,7 +200,7 @@ def test_too_few_refits_call_nothing_and_the_report_says_so() -> None:
     adata = with_factors()
     report = report_seeds([adata], null=make_null(adata, 2))
     private = report.obs["kind"] == "private"
-    assert set(report.obs.loc[private, "outcome"]) == {"under-powered"}
+    assert report.obs[private].set_index(["class", "dim"])["outcome"]["c1", 0] == "under-powered"
     assert report.obs.loc[private, "p"].notna().all()
     assert report.uns["nvae"]["notes"][0] == (
         "null of private factors: with 2 refits of kind 'no_private' the smallest p is 0.14; 3 of 3 tests cannot "
@@ -250,12 +261,27 @@ def test_files_in_files_out(tmp_path: Path) -> None:
     files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for file, kind in zip(files, ("no_private", "no_factor"), strict=True):
         write_table(null[null["kind"] == kind], file)
-    settings = ReportSettings(n_bootstrap=100)
-    factors([tmp_path / "embedded.h5ad"], files, tmp_path / "f.h5ad", tmp_path / "f.parquet", settings)
-    report, table = anndata.read_h5ad(tmp_path / "f.h5ad"), pd.read_parquet(tmp_path / "f.parquet")
+    settings = FactorSettings(report=ReportSettings(n_bootstrap=100))
+    names = {
+        "report": "h5ad",
+        "table": "parquet",
+        "seeds": "h5ad",
+        "scores": "h5ad",
+        "suspects": "csv",
+        "summary": "md",
+    }
+    written = {name: tmp_path / f"{name}.{ending}" for name, ending in names.items()}
+    factors(Evidence([tmp_path / "embedded.h5ad"], files), Written(**written), settings)
+    report, table = anndata.read_h5ad(written["report"]), pd.read_parquet(written["table"])
     assert table["factor"].tolist() == list(report.obs_names)
     np.testing.assert_array_equal(table["kl"], report.obs["kl"])
-    in_memory = report_seeds([adata], settings, null)
+    in_memory = report_factors([adata], settings, null)
     for column in ("p", "q", "outcome", "reading"):
-        assert table[column].tolist() == in_memory.obs[column].tolist() == report.obs[column].tolist()
+        assert table[column].tolist() == in_memory.factors.obs[column].tolist() == report.obs[column].tolist()
     np.testing.assert_array_equal(table["q[c1]"], report.obsm["q_by_class"][:, 1])
+    assert table["outcome[c1]"].tolist() == report.obsm["outcome_by_class"].iloc[:, 1].tolist()
+    assert written["summary"].read_text().splitlines() == in_memory.lines
+    assert pd.read_csv(written["suspects"]).empty  # nothing was audited
+    assert anndata.read_h5ad(written["seeds"]).obs["outcome"].tolist() == in_memory.seeds.obs["outcome"].tolist()
+    scores = anndata.read_h5ad(written["scores"])
+    np.testing.assert_array_equal(scores.obsm["X_nvae_factors"], in_memory.embedded.obsm["X_nvae_factors"])

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nvae_bio import embed_data, generate_samples, report_seeds, traverse_factors
+from nvae_bio import embed_data, generate_samples, report_factors, report_seeds, traverse_factors
 from nvae_bio.config import EmbeddingSettings, GenerationSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
@@ -84,7 +84,7 @@ def test_report_and_embedding_figures_draw_for_every_kind_and_variant(kind: str,
     private, shared = texts(plot_private_kl(report)), texts(plot_shared_kl(report))
     assert ("no private factors" in private) == (variant in ("cvae", "vae"))
     assert ("no shared factors" in shared) == (variant == "per_class")
-    assert texts(plot_top_features(report))
+    assert texts(plot_top_features(report_factors([adata]).factors))
     assert ("no private factors" in texts(plot_specific_embedding(adata))) == (variant in ("cvae", "vae"))
     assert "No UMAP" in texts(plot_shared_embedding(adata))
 
@@ -149,7 +149,9 @@ def test_files_are_real_pictures_and_the_same_twice(tmp_path: Path) -> None:
 def test_the_step_draws_what_it_is_given(tmp_path: Path) -> None:
     model = trained("images")
     write_anndata(prepared_images(), tmp_path / "data.h5ad")
-    write_anndata(report_seeds([embedded("images")]), tmp_path / "factors.h5ad")
+    found = report_factors([embedded("images")])
+    for name in ("factors", "embedded", "seeds"):
+        write_anndata(getattr(found, name), tmp_path / f"{name}.h5ad")
     write_anndata(traverse_factors(model, prepared_images()), tmp_path / "traversals.h5ad")
     write_anndata(generate_samples(model, prepared_images()), tmp_path / "samples.h5ad")
     (tmp_path / "0").mkdir()
@@ -159,16 +161,19 @@ def test_the_step_draws_what_it_is_given(tmp_path: Path) -> None:
         data=tmp_path / "data.h5ad",
         histories=[tmp_path / "0" / "history.parquet"],
         report=tmp_path / "factors.h5ad",
+        seeds=tmp_path / "seeds.h5ad",
     )
-    assert names == ["data", "training", "kl_private", "kl_shared", "top_features"]
+    assert names == ["data", "training", "factor_map", "top_features", "kl_private", "kl_shared"]
+    pages = plot(tmp_path / "pages", report=tmp_path / "factors.h5ad", scores=tmp_path / "embedded.h5ad")
+    assert {path.stem for path in (tmp_path / "pages").iterdir()} == set(pages) >= {"class-c0", "class-c1", "class-c2"}
     names += plot(
         tmp_path / "out",
         samples=tmp_path / "samples.h5ad",
         traversals=tmp_path / "traversals.h5ad",
-        report=tmp_path / "factors.h5ad",
+        seeds=tmp_path / "seeds.h5ad",
     )
     assert {path.stem for path in (tmp_path / "out").iterdir()} == set(names)
-    assert len(names) == 8
+    assert len(names) == 9
 
 
 def test_pictures_of_counts_are_refused(tmp_path: Path) -> None:

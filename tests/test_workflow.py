@@ -110,7 +110,8 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     with_inputs(config, tmp_path)
     counts = job_counts(dry_run(config, tmp_path).stdout)
     settings = load_config(config)
-    models = {name for name, run in settings.study_runs.items() if run.baseline is None}
+    scored = {name for name, run in settings.study_runs.items() if run.baseline is None}
+    models = {name for name in scored if settings.study_runs[name].is_trained}
     held_out = {name for name in models if settings.datasets[settings.runs[name].dataset].hold_out}
     trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & models}
     null = {
@@ -121,9 +122,9 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     }
     n_models = sum(len(run.seeds) for run in trained.values())
     assert (counts["train_model"], counts["embed_data"], counts.get("refit_null", 0)) == (n_models, n_models, len(null))
-    assert (counts["evaluate_run"], counts["report_factors"]) == (len(models), len(models - held_out))
+    assert (counts["evaluate_run"], counts["report_factors"]) == (len(scored), len(models - held_out))
     n_baselines = counts.get("evaluate_baseline", 0) + counts.get("evaluate_peer", 0)
-    assert n_baselines == len(settings.study_runs) - len(models)
+    assert n_baselines == len(settings.study_runs) - len(scored)
     assert counts["prepare_data"] == len({run.dataset for run in trained.values()})
     assert (counts["gather_study"], counts["all"]) == (1, 1)
     assert "plot_figures" not in counts

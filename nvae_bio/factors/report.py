@@ -141,7 +141,7 @@ def _table(
             "members": one.text(run.numbers), "kl": kl[0, place, shown], "kl_lower": kl[1, place, shown],
             "kl_upper": kl[2, place, shown], "kl_class": run.classes[shown], "loss": loss[0, place, shown],
             "loss_lower": loss[1, place, shown], "loss_upper": loss[2, place, shown],
-            "gain": float(of_seeds["gain"].mean()), "p": float(of_seeds["p"].median()),
+            "gain": float(of_seeds["gain"].mean()), "p": float(np.median(of_seeds["p"])),
             "q": float(np.fmin.reduce(outcomes.q[place])), "outcome": outcomes.of_factor(place),
             "n_used": int(used.sum()), "used_by": ", ".join(np.array(run.classes, dtype=object)[used]),
             "effect_agreement": float(np.fmin.reduce(agreement[place])),

@@ -18,6 +18,7 @@ HIDDEN = "hidden"  # what a class tells by its most exclusive shared dim above t
 STATISTICS = (OWN_BLOCK, OWN_DIM, SHARED, HIDDEN)
 INFORMED = 0.3  # share of a factor's variance in a class that the posterior means must have for it to be one
 MIN_SPREAD = 0.1  # variance of a shared dim within a class, in prior variances, below which the class does not use it
+TOLD = 0.05  # share of the variance of z that x tells: a sample of which less is told counts as if it were this
 EXCLUSIVE = 0.5  # of what a class tells by a shared dim, the share that the other classes may tell where it is its own
 
 
@@ -136,7 +137,8 @@ def true_variance(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
 
     Under the prior N(0, 1) and noise of variance s² in what x tells of z, the posterior has σ² = s² / (1 + s²) and the
     mean (1 − σ²) ẑ, where ẑ = z + noise. So Var(z) = Var(mean / (1 − σ²)) − E[σ² / (1 − σ²)], whatever the class's own
-    distribution of z is. Samples of which a dim tells little (σ² near 1) hardly bear on it: ẑ is weighted by 1 − σ².
+    distribution of z is. Samples of which a dim tells little (σ² near 1) hardly bear on it: ẑ is weighted by 1 − σ²,
+    which counts as 0.05 at least.
 
     Args:
         mean: of q(z|x), (n, dims).
@@ -147,7 +149,7 @@ def true_variance(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     >>> true_variance((z + noise) / 2, np.full_like(z, 0.5**0.5)).round(1)
     array([0.2])
     """
-    weight = np.maximum(1 - std**2, 1e-6)
+    weight = np.maximum(1 - std**2, TOLD)
     estimate, noise = mean / weight, (1 - weight) / weight
     total = weight.sum(0)
     center = (weight * estimate).sum(0) / total

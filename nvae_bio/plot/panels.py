@@ -236,7 +236,7 @@ def plot_null(ax: Axes, report: AnnData, factor: int) -> None:
         ax.set_ylabel("null values", fontsize=7)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
-        median = found["null_median"].median()
+        median = float(np.median(found["null_median"]))
         known = bool(np.isfinite(median))
         ax.set(yticks=[], ylim=(0, 1))
         if known:
