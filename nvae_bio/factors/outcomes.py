@@ -25,13 +25,18 @@ class Outcomes:
     Attributes:
         by_class: `active`, `inactive` or `under-powered`, (factors, C).
         q: median over the seeds that found the factor, (factors, C); NaN where it was not asked.
+        own: place of the class of a private factor, None of a shared one, (factors,).
     """
 
     by_class: np.ndarray
     q: np.ndarray
+    own: list[int | None]
 
     def of_factor(self, place: int) -> str:
-        """`active` where it is in any class; else `under-powered` where it is in all."""
+        """Of a private factor that in its class; of a shared one `active` in any, else `under-powered` in all."""
+        own = self.own[place]
+        if own is not None:
+            return str(self.by_class[place, own])
         found = set(self.by_class[place])
         return "active" if "active" in found else "under-powered" if found == {"under-powered"} else "inactive"
 
@@ -104,7 +109,7 @@ def judge(
             q[place] = np.median(q_of_dims[rows], axis=0)
             active = (uses[rows].mean(0) >= MAJORITY) & (one.n_found >= needed)
         by_class[place, active] = "active"
-    return Outcomes(by_class, q)
+    return Outcomes(by_class, q, [classes.index(one.label) if one.label else None for one in factors])
 
 
 def readings(

@@ -15,6 +15,7 @@ from nvae_bio.factors.leakage import leakage_lines
 from nvae_bio.factors.power import power_lines
 
 MAX_SUSPECTS = 10
+MAX_APART = 10
 
 
 def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
@@ -26,6 +27,7 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
     """
     model, obs = report.uns[schema.MODEL], report.obs
     n_seeds, published = len(model["seeds"]), obs["published"].to_numpy(dtype=bool)
+    has_names = model["kind"] != "images"  # a pixel has none that says anything
     lines = [
         "# Factors", "",
         f"{int((published & (obs['kind'] == 'shared')).sum())} shared and "
@@ -34,11 +36,12 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
     ]  # fmt: skip
     for title, part in (("Shared", "shared"), ("Private", "private")):
         rows = obs[published & (obs["kind"] == part).to_numpy()]
-        lines += ["", f"## {title}", "", *_factors(rows)]
+        lines += ["", f"## {title}", "", *_factors(rows, has_names)]
         lines += [] if len(rows) else ["- none"]
     apart = obs[~published]
     if len(apart):
-        lines += ["", "## Found in few seeds", "", *_factors(apart)]
+        more = [f"- and {len(apart) - MAX_APART} more"] if len(apart) > MAX_APART else []
+        lines += ["", "## Found in few seeds", "", *_factors(apart.head(MAX_APART), has_names), *more]
     lines += ["", "## Capacity", "", *(f"- {line}" for line in capacity_lines(model[schema.CAPACITY]))]
     if schema.POWER in model and power is not None:
         lines += ["", "## Power", "", *(f"- {line}" for line in power_lines(model[schema.POWER], power))]
@@ -48,22 +51,23 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
     return [*lines, "", "## Notes", "", *(f"- {note}" for note in model["notes"])]
 
 
-def _factors(rows: pd.DataFrame) -> Iterator[str]:
+def _factors(rows: pd.DataFrame, has_names: bool) -> Iterator[str]:
     for place, name in enumerate(rows.index):
-        yield _factor(str(name), rows.iloc[place])
+        yield _factor(str(name), rows.iloc[place], has_names)
 
 
-def _factor(name: str, row: pd.Series) -> str:
-    """One factor in a line."""
-    parts = [str(row["certificate"] or row["reading"])]
-    agreement = "" if np.isnan(row["agreement"]) else f", effects alike to {row['agreement']:.2f}"
-    parts.append(f"in {row['n_found']} of {row['n_seeds']} seeds{agreement}")
+def _factor(name: str, row: pd.Series, has_names: bool) -> str:
+    """One factor in a line; with its features where they have names."""
+    agreement = "" if np.isnan(row["agreement"]) else f", alike to {row['agreement']:.2f}"
+    said = row["certificate"] if row["certificate"] and row["outcome"] == "active" else ""
+    parts = [said] if said else []
+    parts.append(f"{row['reading']}{agreement}")
     parts.append(
         f"worth {row['loss']:.2f} [{row['loss_lower']:.2f}, {row['loss_upper']:.2f}] nats a sample of {row['kl_class']}"
     )
     parts += [f"goes along with {row['tag']}"] if row["tag"] else []
-    parts += [f"up: {row['top_up']}"] if row["top_up"] else []
-    parts += [f"down: {row['top_down']}"] if row["top_down"] else []
+    for direction, features in (("up", row["top_up"]), ("down", row["top_down"])):
+        parts += [f"{direction}: {features}"] if features and has_names else []
     return f"- **{name}**: {'; '.join(parts)}"
 
 

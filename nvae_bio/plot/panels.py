@@ -232,7 +232,8 @@ def plot_null(ax: Axes, report: AnnData, factor: int) -> None:
     found = found[(found["statistic"] == statistic) & (found["class"] == name)]
     null = null_values(report, statistic, name)
     if len(null):
-        ax.hist(null, bins=12, color=MISSING, label=f"null, {len(null)} values")
+        both = np.concatenate([null, found["value"].to_numpy(float)])
+        ax.hist(null, bins=30, range=(both.min(), both.max()), color=MISSING, label=f"null, {len(null)} values")
         ax.set_ylabel("null values", fontsize=7)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
