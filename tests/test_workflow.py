@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nvae_bio.config import FitSettings, load_config, load_settings
+from nvae_bio.config import FitSettings, ModelSettings, load_config, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
@@ -275,9 +275,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_output_is_there_and_whole(finished: Path) -> None:
     for name, run in load_config(TINY).runs.items():
         results = finished / "results" / name
-        report = anndata.read_h5ad(results / "factors.h5ad")
-        assert report.obs["seed"].nunique() == len(run.seeds)
-        assert len(pd.read_parquet(results / "factors.parquet")) == report.n_obs
+        report, seeds = (anndata.read_h5ad(results / f"{part}.h5ad") for part in ("factors", "seed_factors"))
+        assert seeds.obs["seed"].nunique() == len(run.seeds)
+        assert pd.read_parquet(results / "factors.parquet")["factor"].tolist() == list(report.obs_names)
+        scores = anndata.read_h5ad(results / "embedded.h5ad")
+        assert scores.obsm["X_nvae_factors"].shape == (scores.n_obs, report.n_obs)
+        assert "nvae_suspicion" in scores.obs
+        tables = {"members", "associations", "leakage", "capacity", "suspects", "tests"}
+        assert tables | ({"power"} if run.power else set()) <= set(report.uns["nvae"])
+        assert (results / "summary.md").read_text().startswith("# Factors\n")
+        assert "sample" in (results / "suspects.csv").read_text().splitlines()[0]
+        ModelSettings.model_validate(yaml.safe_load((results / "suggested.yaml").read_text())["model"])
+        pages = {path.stem for path in (results / "figures" / "pages").glob("*.png")}
+        assert len([page for page in pages if page.startswith("class-")]) == len(report.uns["nvae"]["classes"])
         for kind, parts in run.refits.items():
             tables = [pd.read_parquet(results / "null" / kind / f"{part}.parquet") for part in range(len(parts))]
             assert [set(table["refit"]) for table in tables] == [set(part) for part in parts]
@@ -288,7 +298,8 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
             assert embedded.obsm["X_nvae_shared"].shape == (embedded.n_obs, run.model.n_shared)
             assert anndata.read_h5ad(results / str(seed) / "samples.h5ad").n_obs > 0
     figures = list(finished.rglob("*.png"))
-    assert len(figures) == 3 * 5 + 4 * 2 + 2 * 3
+    n_pages = len([figure for figure in figures if figure.parent.name == "pages"])
+    assert len(figures) - n_pages == 3 * 6 + 4 * 2 + 2 * 3
     for figure in figures:
         with Image.open(figure) as picture:
             assert np.asarray(picture.convert("L")).std() > 1, figure
@@ -318,7 +329,8 @@ def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Pa
     output = dry_run(changed, finished).stdout
     assert job_counts(output) == {
         "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
-        "plot_figures": 1, "train_base": 1, "refit_null": 3, "all": 1,
+        "plot_figures": 1, "plot_pages": 1, "suggest_settings": 1, "train_base": 1, "refit_null": 3,
+        "audit_labels": 2, "plant_programmes": 2, "all": 1,
     }  # fmt: skip
     assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
 
@@ -330,7 +342,7 @@ def test_a_setting_of_the_report_leaves_the_models_alone(finished: Path, tmp_pat
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values))
     assert job_counts(dry_run(changed, finished).stdout) == {
-        "report_factors": 1, "plot_figures": 1, "plot_images": 1, "all": 1,
+        "report_factors": 1, "plot_figures": 1, "plot_images": 1, "plot_pages": 1, "suggest_settings": 1, "all": 1,
     }  # fmt: skip
 
 
