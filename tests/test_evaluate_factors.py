@@ -400,7 +400,7 @@ def test_all_calls_of_a_run_are_scored_from_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--report=report", "--embedded=samples"], "--truth is not given"),
+        (["--report=seed_report", "--embedded=4", "--calls=one-seed"], "--truth is not given"),
         (["--truth=truth", "--embedded=samples"], "--report is not given"),
         (["--truth=truth", "--report=seed_report", "--embedded=4"], "need the report of all seeds and the samples"),
         (["--truth=truth", "--report=report", "--embedded=4", "--embedded=5"], "--embedded: given 2 times; calls"),

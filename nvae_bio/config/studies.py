@@ -117,7 +117,9 @@ class StudySettings(Settings):
         description="factors: seeds of training of each simulated data set; of data set k they are k · n_seeds and the "
         "following ones",
     )
-    condition: ConditionSettings | None = Field(None, description="what `evaluate: condition` needs to know")
+    condition: ConditionSettings | None = Field(
+        None, description="what `evaluate: condition` needs to know, and `factors` of data that are not simulated may"
+    )
     folder: str = Field(
         "docs/studies", description="where NAME.csv, NAME.md and NAME.png are written; of the page, the marked parts"
     )
@@ -137,9 +139,10 @@ class StudySettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> StudySettings:
-        if (self.evaluate == "condition") != (self.condition is not None):
-            needed = "needed" if self.condition is None else f"not read by evaluate {self.evaluate!r}"
-            raise ValueError(f"condition: {needed}; it goes with evaluate 'condition'")
+        if self.evaluate == "condition" and self.condition is None:
+            raise ValueError("condition: needed; it goes with evaluate 'condition'")
+        if self.condition is not None and self.evaluate not in ("condition", "factors"):
+            raise ValueError(f"condition: not read by evaluate {self.evaluate!r}; it goes with evaluate 'condition'")
         if self.evaluate != "factors" and self.n_seeds > 1:
             raise ValueError(f"n_seeds: evaluate {self.evaluate!r} allows 1; more go with evaluate 'factors'")
         for name, values in self.variants.items():
@@ -320,11 +323,10 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
             raise ValueError(
                 f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {', '.join(values['datasets'])}"
             )
-        if run.number is None and study.evaluate == "factors":
-            allowed = ", ".join(simulated) or "none of this config"
+        if run.number is None and study.evaluate == "factors" and (run.baseline or run.calls != "consensus"):
             raise ValueError(
-                f"study.rows.{run.row}: {run.dataset!r} is not simulated, and evaluate 'factors' needs the truth; "
-                f"allowed: {allowed}"
+                f"study.rows.{run.row}.variants.{run.variant}: {run.dataset!r} is not simulated, and without a truth "
+                f"only what all seeds agree on is scored; allowed: {', '.join(simulated) or 'none of this config'}"
             )
         if run.number is not None:
             source = simulated[run.dataset]

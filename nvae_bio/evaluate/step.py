@@ -14,12 +14,13 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import Calls, ConditionSettings, Evaluated
-from nvae_bio.data.files import read_embedded, read_file, read_report, write_csv
+from nvae_bio.data.files import read_embedded, read_factors, read_file, read_report, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import model_scores, of_seed
 from nvae_bio.evaluate.condition import condition_scores
 from nvae_bio.evaluate.factors import Published, factor_scores
 from nvae_bio.evaluate.planted import planted_scores
+from nvae_bio.evaluate.real import real_scores
 from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
 
@@ -88,8 +89,16 @@ def _planted(run: ScoredRun) -> dict[int, dict[str, float]]:
     return {_seed(adata): planted_scores(factors, adata, known) for adata in embedded}
 
 
-def _factors(run: ScoredRun) -> dict[int, dict[str, float]]:
-    """Scores of published factors: of all seeds together, of each alone, or of the first by a plain threshold."""
+def _factors(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
+    """Scores of published factors: of all seeds together, of each alone, or of the first by a plain threshold.
+
+    Of data without a truth: what is known of the consensus all the same.
+    """
+    if run.truth is None and run.report is not None and run.calls == "consensus" and len(run.embedded) == 1:
+        scored = read_embedded(run.embedded[0])
+        if schema.FACTORS not in scored.obsm:
+            raise UserError(f"{run.embedded[0]}: no consensus scores; without --truth it must be `factors --scores`")
+        return {run.number: real_scores(read_factors(run.report), scored, settings)}
     report, truth = run.with_truth("factors")
     factors, known = read_report(report), read_truth(truth)
     if run.calls == "consensus":
@@ -174,7 +183,7 @@ def evaluate(
     """
     kinds: dict[Evaluated, Callable[[ScoredRun], dict[int, dict[str, float]]]] = {
         "planted": _planted,
-        "factors": _factors,
+        "factors": partial(_factors, settings=settings),
         "condition": partial(_condition, settings=settings),
         "model": _model,
     }

@@ -241,7 +241,7 @@ def factor_options(wildcards):
     run = settings.study_runs[wildcards.run]
     if settings.study.evaluate != "factors":
         return []
-    return [f"--calls={run.calls}", f"--seed={run.number}"]
+    return [f"--calls={run.calls}", f"--seed={run.number or 0}"]
 
 
 def baseline_options(wildcards, input):
