@@ -1,0 +1,94 @@
+"""Cost of the factor report: `python -m benchmarks.report` writes results/report.csv.
+
+Simulated counts of 2,000 genes and 20 classes with several sizes, five seeds. Models are trained for a few epochs only:
+what is measured is what comes after. Each step is a command of its own on one thread, with its wall time and the peak
+of its memory; the first row of each size is the training itself, per epoch, to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from benchmarks.data import simulated
+from benchmarks.pairs import exponent
+from nvae_bio.data.files import atomic_path
+
+RESULTS = Path(__file__).parent / "results" / "report.csv"
+SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS = (2_500, 5_000, 10_000), 2000, 20, 5, 4
+FIT = json.dumps({"model": {}, "training": {"max_epochs": N_EPOCHS, "patience": None}})
+MB = 1024  # of the kilobytes that wait4 gives
+
+
+def run(*arguments: str) -> tuple[float, float]:
+    """Seconds and peak memory (MB) of one command."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nvae_bio", *arguments], env=environment, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise click.ClickException(f"nvae-bio {arguments[0]} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / MB
+
+
+def steps(n_cells: int, folder: Path) -> Iterator[tuple[str, float, float]]:
+    """Step, seconds and MB: of one seed, or of the report of all."""
+    data = str(folder / "data.h5ad")
+    simulated(n_cells, N_GENES, N_CLASSES).write_h5ad(data)
+    for seed in range(N_SEEDS):
+        model = [f"--weights={folder}/{seed}.safetensors", f"--card={folder}/{seed}.json"]
+        history = f"--history={folder}/{seed}.parquet"
+        seconds, peak = run("train", f"--data={data}", *model, history, f"--settings={FIT}", f"--seed={seed}")
+        yield "train, an epoch", seconds / N_EPOCHS, peak
+        output = f"--output={folder}/{seed}.h5ad"
+        yield "embed", *run("embed", f"--data={data}", *model, output, '--settings={"umap": false}')
+        yield "audit", *run("audit", f"--data={data}", *model, f"--output={folder}/{seed}.audit.parquet")
+    base = [f"--weights={folder}/base.safetensors", f"--card={folder}/base.json", f"--history={folder}/base.parquet"]
+    cvae = json.dumps({"model": {"variant": "cvae", "n_shared": 11}, "training": {"max_epochs": N_EPOCHS}})
+    run("train", f"--data={data}", *base, f"--settings={cvae}")
+    for kind in ("no_private", "no_factor"):
+        refit = [f"--output={folder}/{kind}.parquet", f"--kind={kind}", f"--settings={FIT}"]
+        run("null", f"--data={data}", *base[:2], *refit)
+    evidence = [f"--embedded={folder}/{seed}.h5ad" for seed in range(N_SEEDS)]
+    evidence += [f"--audit={folder}/{seed}.audit.parquet" for seed in range(N_SEEDS)]
+    evidence += [f"--null={folder}/{kind}.parquet" for kind in ("no_private", "no_factor")]
+    written = {"report": "f.h5ad", "table": "f.parquet", "seeds": "s.h5ad", "scores": "e.h5ad", "summary": "s.md"}
+    yield "factors, all seeds", *run("factors", *evidence, *(f"--{k}={folder}/{v}" for k, v in written.items()))
+    pages = [f"--report={folder}/f.h5ad", f"--scores={folder}/e.h5ad", f"--output={folder}/pages"]
+    yield "plot, all pages", *run("plot", *pages)
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    """All sizes; per step the median over seeds, and the exponent of its time."""
+    rows = []
+    for n_cells in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += [(n_cells, *found) for found in steps(n_cells, Path(folder))]
+    table = pd.DataFrame(rows, columns=["n_cells", "step", "seconds", "peak_mb"])
+    table = table.groupby(["step", "n_cells"], sort=False).median().round(1).reset_index()
+    table.insert(1, "n_genes", N_GENES)
+    table.insert(2, "n_classes", N_CLASSES)
+    table.insert(3, "n_seeds", N_SEEDS)
+    for step, of_step in table.groupby("step"):
+        table.loc[table["step"] == step, "exponent"] = round(
+            exponent(list(of_step["n_cells"]), list(of_step["seconds"])), 2
+        )
+    with atomic_path(RESULTS) as part:
+        table.to_csv(part, index=False)
+    click.echo(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
