@@ -58,6 +58,18 @@ TRAVERSAL_FIGURES: dict[str, Callable[[AnnData, AnnData], Figure]] = {
 }
 
 
+def _check_pairs(report: Path | None, seeds: Path | None, scores: Path | None, traversals: Path | None) -> None:
+    """Refuse files without the one that belongs to them.
+
+    Raises:
+        UserError: traversals without seeds, or scores without a report.
+    """
+    if traversals is not None and seeds is None:
+        raise UserError("plot: --traversals needs --seeds, which has the KL of each factor")
+    if scores is not None and report is None:
+        raise UserError("plot: --scores needs --report, which names the factors")
+
+
 def plot(
     output: Path,
     data: Path | None = None,
@@ -85,10 +97,7 @@ def plot(
     Raises:
         UserError: nothing to draw, a file without the one that belongs to it, or one that is not what it should be.
     """
-    if traversals is not None and seeds is None:
-        raise UserError("plot: --traversals needs --seeds, which has the KL of each factor")
-    if scores is not None and report is None:
-        raise UserError("plot: --scores needs --report, which names the factors")
+    _check_pairs(report, seeds, scores, traversals)
     figures: dict[str, Figure] = {}
     with house_style():
         if data is not None:

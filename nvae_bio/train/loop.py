@@ -121,6 +121,21 @@ class _Progress:
     weights: dict[str, Tensor] | None = None
     n_worse: int = 0
 
+    def is_best(self, elbo: float, stack: NVAE | Stack, place: int) -> bool:
+        """Whether an epoch is the best so far; its weights are kept then."""
+        if elbo > self.best:
+            self.best, self.weights, self.n_worse = elbo, _state(stack, place), 0
+            return True
+        self.n_worse += 1
+        return False
+
+
+def _turn_axes(stack: NVAE | Stack, optimizer: torch.optim.Optimizer, settings: FitSettings) -> None:
+    """Turn the latent axes of linear decoders, and forget the optimiser's moments along the old ones."""
+    if settings.model.rotation == "varimax":
+        for parameter in stack.turn_axes():
+            optimizer.state.pop(parameter, None)
+
 
 def fit(
     models: Sequence[NVAE],
@@ -162,9 +177,8 @@ def fit(
         for sums, step_weight in _steps(stack, optimizer, samples, rows, settings, active, epoch):
             total[: len(sums)].add_(sums)
             weight = step_weight
-        if weight == 1.0 and not is_turned and settings.model.rotation == "varimax":
-            for parameter in stack.turn_axes():
-                optimizer.state.pop(parameter, None)  # moments along the old axes
+        if weight == 1.0 and not is_turned:
+            _turn_axes(stack, optimizer, settings)
             is_turned = True
         found, held_out = _averages(total[:N_TERMS], len(train)), evaluate(stack, samples, validation, settings)
         bounds = (total[N_TERMS] / len(rows.unlabelled)).tolist()  # 0/0, NaN, where there are none
@@ -172,12 +186,7 @@ def fit(
         _check_finite([*found, *held_out], bounds if len(rows.unlabelled) else [], epoch, training)
         epochs = {}
         for place, seed in enumerate(active):
-            of_seed, elbo = progress[seed], held_out[place].elbo
-            is_best = weight == 1.0 and elbo > of_seed.best
-            if is_best:
-                of_seed.best, of_seed.weights, of_seed.n_worse = elbo, _state(stack, place), 0
-            elif weight == 1.0:
-                of_seed.n_worse += 1
+            is_best = weight == 1.0 and progress[seed].is_best(held_out[place].elbo, stack, place)
             epochs[seed] = Epoch(epoch, weight, found[place], held_out[place], is_best, bounds[place], penalties[place])
         yield epochs
         going = [

@@ -1,0 +1,38 @@
+"""The group of commands, and the options that many of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+import nvae_bio
+
+Command = Callable[..., None]
+Option = Callable[[Command], Command]
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def file_option(name: str, text: str, *, required: bool = True, multiple: bool = False) -> Option:
+    """An option that takes a file."""
+    return click.option(name, type=FILE, required=required, multiple=multiple, help=text)
+
+
+def settings_option(section: str, entry: str, *, required: bool = False) -> Option:
+    """The `--settings` option: JSON text, a YAML file, or one entry of a config file."""
+    text = f"{section}: JSON text, a YAML file, or an entry of a config such as config.yaml:{entry}"
+    return click.option("--settings", required=required, default=None if required else "{}", help=text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(nvae_bio.__version__, prog_name="nvae-bio")
+def cli() -> None:
+    """Shared and class-specific factors of biological data with the N-VAE.
+
+    The steps in order: prepare, train, embed, audit, null, power, factors, plot; suggest proposes settings for a
+    re-run, generate draws samples from a trained model, simulate makes data of which the truth is known, evaluate
+    scores a run, baseline other methods beside it, and study gathers the scores.
+    """

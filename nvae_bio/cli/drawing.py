@@ -1,0 +1,65 @@
+"""Commands that draw: samples and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nvae_bio.cli.base import FOLDER, cli, file_option, settings_option
+from nvae_bio.config import (
+    GenerationSettings,
+    load_settings,
+)
+
+
+@cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--weights", "weights of the model (.safetensors)")
+@file_option("--card", "card of the model (.json)")
+@file_option("--samples", "ancestral samples to write (.h5ad)")
+@file_option("--traversals", "traversals of all factors to write (.h5ad)")
+@settings_option("`generation` of a run", "runs.digits")
+def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: Path, settings: str) -> None:
+    """Draw samples of each class and traverse each factor.
+
+    \b
+    Example:
+      nvae-bio generate --data digits.h5ad --weights model.safetensors --card model.json --samples samples.h5ad \\
+          --traversals traversals.h5ad --settings '{"sigmas": [1.0, 1.4]}'
+    """
+    from nvae_bio.generate import generate as run
+
+    run(data, weights, card, samples, traversals, load_settings(settings, GenerationSettings))
+
+
+@cli.command()
+@click.option("--output", type=FOLDER, required=True, help="folder of the figures (.png and .svg)")
+@file_option("--data", "prepared data set → data", required=False)
+@file_option(
+    "--history", "history of a seed, in a folder of its name; once a seed → training", required=False, multiple=True
+)
+@file_option("--report", "factor report → factor_map, top_features", required=False)
+@file_option("--seeds", "what each seed has → kl_private, kl_shared", required=False)
+@file_option(
+    "--scores", "samples with consensus scores, with --report → a page a class and shared factor", required=False
+)
+@file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
+@file_option("--samples", "samples of an image model → samples", required=False)
+@file_option(
+    "--traversals",
+    "traversals of an image model, with --seeds → traversals_shared, traversals_private",
+    required=False,
+)
+def plot(output: Path, data: Path | None, history: tuple[Path, ...], **files: Path | None) -> None:
+    """Draw every figure whose input is given.
+
+    \b
+    Examples:
+      nvae-bio plot --report factors.h5ad --history 0/history.parquet --history 1/history.parquet --output figures
+      nvae-bio plot --report factors.h5ad --scores embedded.h5ad --output figures/pages
+      nvae-bio plot --embedded 0/embedded.h5ad --output 0/figures
+    """
+    from nvae_bio.plot import plot as run
+
+    run(output, data, history, **files)
