@@ -129,6 +129,10 @@ class _Progress:
         self.n_worse += 1
         return False
 
+    def is_patient(self, settings: TrainingSettings) -> bool:
+        """Whether training goes on."""
+        return settings.patience is None or self.n_worse < settings.patience
+
 
 def _turn_axes(stack: NVAE | Stack, optimizer: torch.optim.Optimizer, settings: FitSettings) -> None:
     """Turn the latent axes of linear decoders, and forget the optimiser's moments along the old ones."""
@@ -189,9 +193,7 @@ def fit(
             is_best = weight == 1.0 and progress[seed].is_best(held_out[place].elbo, stack, place)
             epochs[seed] = Epoch(epoch, weight, found[place], held_out[place], is_best, bounds[place], penalties[place])
         yield epochs
-        going = [
-            i for i, s in enumerate(active) if training.patience is None or progress[s].n_worse < training.patience
-        ]
+        going = [place for place, seed in enumerate(active) if progress[seed].is_patient(training)]
         if not going:
             break
         if isinstance(stack, Stack) and len(going) < len(active):
