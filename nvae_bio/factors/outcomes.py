@@ -140,7 +140,7 @@ def readings(
             is_weak = outcomes.of_factor(place) == "under-powered"
             rows.append((f"{'not to be judged, ' if is_weak else ''}found {found}", ""))
         elif not one.label:
-            rows.append((f"shared, found {found}", ""))
+            rows.append((f"found {found}", ""))
         elif len(spilled) * 2 > len(of_seeds):
             rows.append((spilled.iloc[0], ""))
         else:
