@@ -114,6 +114,18 @@ def workflow_table() -> str:
     return markdown(pd.DataFrame(rows).round(1).astype({"peak_mb": int}))
 
 
+def report_table() -> str:
+    """results/report.csv: seconds of each size beside each other, and the memory of the largest."""
+    found = read("report")
+    largest = int(found["n_cells"].max())
+    seconds = found.pivot_table(index="step", columns="n_cells", values="seconds", sort=False)
+    shown = seconds.rename(columns=lambda n: f"s, {n:,} cells").reset_index()
+    last = found[found["n_cells"] == largest].set_index("step").loc[shown["step"]]
+    shown["time grows as cells to the"] = last["exponent"].map("{:.2f}".format).to_numpy()
+    shown[f"MB, {largest:,} cells"] = last["peak_mb"].round().astype(int).to_numpy()
+    return markdown(shown)
+
+
 def plot_scaling() -> Figure:
     """Time of an epoch along each axis, ours and the peer's."""
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -135,7 +147,7 @@ def plot_scaling() -> Figure:
 
 TABLES = {
     "train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table,
-    "workflow": workflow_table, "first_layer": first_layer_table,
+    "workflow": workflow_table, "first_layer": first_layer_table, "report": report_table,
 }  # fmt: skip
 SOURCES = {"exponents": "train"}  # of a table with another name than its file
 

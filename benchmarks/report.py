@@ -1,8 +1,9 @@
 """Cost of the factor report: `python -m benchmarks.report` writes results/report.csv.
 
-Simulated counts of 2,000 genes and 20 classes with several sizes, five seeds. Models are trained for a few epochs only:
-what is measured is what comes after. Each step is a command of its own on one thread, with its wall time and the peak
-of its memory; the first row of each size is the training itself, per epoch, to compare with.
+Simulated counts of 2,000 genes and 20 classes with several sizes, five seeds, eight donors, two batches, a condition
+and 50 gene sets. Models are trained for a few epochs only: what is measured is what comes after. Each step is a command
+of its own on one thread, with its wall time and the peak of its memory; the first row of each size is the training
+itself, per epoch, to compare with.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from benchmarks.data import simulated
 from benchmarks.pairs import exponent
+from nvae_bio import schema
 from nvae_bio.data.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results" / "report.csv"
-SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS = (2_500, 5_000, 10_000), 2000, 20, 5, 4
+SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS, N_SETS = (2_500, 5_000, 10_000), 2000, 20, 5, 4, 50
 FIT = json.dumps({"model": {}, "training": {"max_epochs": N_EPOCHS, "patience": None}})
 MB = 1024  # of the kilobytes that wait4 gives
 
@@ -42,10 +46,20 @@ def run(*arguments: str) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / MB
 
 
+def make_data(n_cells: int, gene_sets: Path) -> AnnData:
+    """Prepared counts with all that the report compares factors with, and gene sets."""
+    adata, rng = simulated(n_cells, N_GENES, N_CLASSES), np.random.default_rng(5)
+    for name, n_levels in ((schema.DONOR, 8), (schema.BATCH, 2), (schema.CONDITION, 2)):
+        adata.obs[name] = pd.Categorical([f"{name}{i}" for i in rng.integers(0, n_levels, adata.n_obs)])
+    sets = [rng.choice(adata.var_names, 100, replace=False) for _ in range(N_SETS)]
+    gene_sets.write_text("".join(f"set{i}\tmade up\t{chr(9).join(genes)}\n" for i, genes in enumerate(sets)))
+    return adata
+
+
 def steps(n_cells: int, folder: Path) -> Iterator[tuple[str, float, float]]:
     """Step, seconds and MB: of one seed, or of the report of all."""
-    data = str(folder / "data.h5ad")
-    simulated(n_cells, N_GENES, N_CLASSES).write_h5ad(data)
+    data, gene_sets = str(folder / "data.h5ad"), folder / "sets.gmt"
+    make_data(n_cells, gene_sets).write_h5ad(data)
     for seed in range(N_SEEDS):
         model = [f"--weights={folder}/{seed}.safetensors", f"--card={folder}/{seed}.json"]
         history = f"--history={folder}/{seed}.parquet"
@@ -64,7 +78,9 @@ def steps(n_cells: int, folder: Path) -> Iterator[tuple[str, float, float]]:
     evidence += [f"--audit={folder}/{seed}.audit.parquet" for seed in range(N_SEEDS)]
     evidence += [f"--null={folder}/{kind}.parquet" for kind in ("no_private", "no_factor")]
     written = {"report": "f.h5ad", "table": "f.parquet", "seeds": "s.h5ad", "scores": "e.h5ad", "summary": "s.md"}
-    yield "factors, all seeds", *run("factors", *evidence, *(f"--{k}={folder}/{v}" for k, v in written.items()))
+    settings = "--settings=" + json.dumps({"report": {"gene_sets": str(gene_sets)}})
+    outputs = [f"--{k}={folder}/{v}" for k, v in written.items()]
+    yield "factors, all seeds", *run("factors", *evidence, settings, *outputs)
     pages = [f"--report={folder}/f.h5ad", f"--scores={folder}/e.h5ad", f"--output={folder}/pages"]
     yield "plot, all pages", *run("plot", *pages)
 

@@ -235,6 +235,16 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
             "runs.digits.model: n_private 3 does not fit variant 'cvae': it must be 0",
         ),
         (
+            "runs.cells",
+            {"dataset": "cells", "power": {}, "report": {"n_refits": 0}},
+            "runs.cells.power: without a null nothing planted is found; allowed: off, or report.n_refits of 1 or more",
+        ),
+        (
+            "runs.digits",
+            {"dataset": "digits", "power": {}},
+            "runs.digits.power: programmes are planted into counts; datasets.digits is of kind 'images'; allowed: off",
+        ),
+        (
             "runs.digits.model",
             {"variant": "per_class", "n_shared": 3},
             "runs.digits.model: n_shared 3 does not fit variant 'per_class': it must be 0",

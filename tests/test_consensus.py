@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from nvae_bio import report_factors, schema
 from nvae_bio.config import FactorSettings, PowerSettings, ReportSettings
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.factors import Published
 from nvae_bio.factors import report_seeds
 from nvae_bio.factors.certificate import certificate, effect_agreement
 from nvae_bio.factors.consensus import find_factors, n_needed
 from nvae_bio.factors.matching import agreements, match_factors
+from nvae_bio.factors.outcomes import judge
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, true_variance
 from tests.small_models import law
 from tests.toys import CLASSES, embedded
@@ -82,6 +84,14 @@ def test_a_factor_of_one_seed_stays_apart_and_no_cluster_has_two_of_a_seed(seed:
     assert sorted(row for cluster in clusters for place, row in cluster.rows.items() if place == 1) == [0, 1, 2, 3]
 
 
+def test_a_pair_that_is_no_match_costs_none_its_own() -> None:
+    """|cos| .71 and .69 beside .69 and 0: the best sum of all would be two of .69, of which neither is a match."""
+    first = np.eye(4)[:2]
+    second = np.array([[0.71, 0.69, 0.14, 0], [0.69, 0, 0, 0.72]])
+    found = match_factors([first, second], 0.7)
+    assert [cluster.rows for cluster in found] == [{0: 0, 1: 0}, {0: 1}, {1: 1}]
+
+
 def test_seeds_without_factors_and_no_seed_at_all() -> None:
     effects = make_effects(2, 0)
     assert [cluster.rows for cluster in match_factors([effects[:0], effects], 0.7)] == [{1: 0}, {1: 1}]
@@ -97,20 +107,53 @@ def test_agreement_is_one_where_classes_differ_in_size_alone_and_turns_with_the_
     rng = np.random.default_rng(seed)
     effects = rng.uniform(0.1, 5, n)[:, None] * rng.normal(size=N_FEATURES)
     used = np.ones(n, dtype=bool)
-    np.testing.assert_allclose(effect_agreement(effects, used), 1)
+    np.testing.assert_allclose(effect_agreement(effects, used, 0.7), 1)
     if n > 2:
         effects[0] *= -1
-        assert effect_agreement(effects, used)[0] == pytest.approx(-1)
+        np.testing.assert_allclose(effect_agreement(effects, used, 0.7), [-1, *[1] * (n - 1)])
+        said = certificate(effect_agreement(effects, used, 0.7), np.full(n, "active"), make_names(n), 0.7)
+        assert said == f"shared by {n - 1} of {n} classes; means the opposite in c0"
+
+
+def make_names(n: int) -> list[str]:
+    return [f"c{i}" for i in range(n)]
+
+
+@law
+@given(st.integers(2, 9), st.integers(1, 8), st.booleans(), st.integers(0, 1000))
+def test_the_most_that_agree_share_it_whatever_the_others_mean(n: int, m: int, is_opposite: bool, seed: int) -> None:
+    """n classes of one effect and fewer of another or the opposite, with noise: cos .95 between those that agree."""
+    m, rng = min(m, n - 1), np.random.default_rng(seed)
+    one, noise = rng.normal(size=400), rng.normal(size=(n + m, 400))
+    other = -one if is_opposite else rng.normal(size=400)
+    effects = np.sqrt(0.95) * np.array([one] * n + [other] * m) + np.sqrt(0.05) * noise
+    order, used = rng.permutation(n + m), np.full(n + m, True)
+    agreement, names = effect_agreement(effects[order], used, 0.7), make_names(n + m)
+    assert (agreement >= 0.7).tolist() == (order < n).tolist()
+    said = certificate(agreement, np.full(n + m, "active"), names, 0.7)
+    what = "the opposite" if is_opposite else "something else"
+    assert said.startswith(f"shared by {n} of {n + m} classes; means {what} in ")
+
+
+def test_classes_of_which_no_two_agree_mean_different_things() -> None:
+    agreement = effect_agreement(np.eye(4), np.full(4, True), 0.7)
+    assert certificate(agreement, np.full(4, "active"), make_names(4), 0.7) == (
+        "means different things in different classes"
+    )
 
 
 def test_classes_that_do_not_use_it_have_no_say() -> None:
     effects = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    found = effect_agreement(effects, np.array([True, True, False]))
+    found = effect_agreement(effects, np.array([True, True, False]), 0.7)
     np.testing.assert_array_equal(found, [1, 1, np.nan])
-    assert certificate(found, np.array([True, True, False]), CLASSES, 0.7) == "shared by 2 of 3 classes"
-    alone = np.array([True, False, False])
-    assert certificate(effect_agreement(effects, alone), alone, CLASSES, 0.7) == "used by c0 alone of 3 classes"
-    assert certificate(np.full(3, np.nan), ~alone & alone, CLASSES, 0.7) == "used by no class"
+    outcome = np.array(["active", "active", "inactive"])
+    assert certificate(found, outcome, CLASSES, 0.7) == "shared by 2 of 3 classes"
+    outcome = np.array(["active", "active", "under-powered"])
+    assert certificate(found, outcome, CLASSES, 0.7) == "shared by 2 of 3 classes; not to be judged in c2"
+    alone, nothing = effect_agreement(effects, np.array([True, False, False]), 0.7), np.full(3, np.nan)
+    outcome = np.array(["active", "inactive", "inactive"])
+    assert certificate(alone, outcome, CLASSES, 0.7) == "used by c0 alone of 3 classes"
+    assert certificate(nothing, np.full(3, "inactive"), CLASSES, 0.7) == "used by no class"
 
 
 @law
@@ -291,9 +334,7 @@ def test_a_factor_hidden_in_z_s_of_one_seed_is_that_of_the_blocks_of_others() ->
     hidden.obsm["nvae_shared_std"][:, 2] = np.where(is_c1, 0.3, 1)
     mean, std = hidden.obsm["X_nvae_shared"], hidden.obsm["nvae_shared_std"]
     hidden.obsm["nvae_kl_shared"] = (mean**2 + std**2 - 1) / 2 - np.log(std)
-    effects = hidden.varm["nvae_effect_shared"].copy()
-    effects[:, 2] = run[0].varm["nvae_effect_class_1"][:, 0]
-    hidden.varm["nvae_effect_shared"] = effects
+    hidden.varm["nvae_effect_shared_class_1"][:, 2] = run[0].varm["nvae_effect_class_1"][:, 0]
     report = report_factors([*run[:2], hidden], null=make_null()).factors
     assert report.obs.loc["c1 1", "n_found"] == 3
     members = report.uns["nvae"]["members"].query("factor == 'c1 1'")
@@ -356,6 +397,137 @@ def test_candidates_of_a_class_are_its_own() -> None:
         ("private", "c1", 3),
     ]
     assert [n_needed(n, ReportSettings(seed_share=1.0)) for n in (1, 2, 5)] == [1, 2, 5]
+
+
+def test_a_class_uses_a_shared_factor_where_as_many_seeds_say_so_as_must_find_it() -> None:
+    run = run_of()
+    dim = 0 if run[0].varm["nvae_effect_shared"][0, 0] > 0 else 1
+    for adata, place in zip(run[:2], (dim, 1 - dim), strict=True):  # c2 has it by the word of the last seed alone
+        rows = (adata.obs["label"] == "c2").to_numpy()
+        adata.obsm["nvae_gain_shared"][rows, place] = -100
+    report = report_factors(run, null=make_null()).factors
+    (name,) = report.obs_names[report.obs["top_up"].str.split(", ").map(lambda names: "f0" in names)]
+    assert report.obsm[schema.OUTCOME_BY_CLASS].loc[name].tolist() == ["active", "active", "inactive"]
+    assert report.obs.loc[name, "n_found"] == 3
+    run[1].obsm["nvae_gain_shared"] = make_embedded(1, flip=True).obsm["nvae_gain_shared"]
+    report = report_factors(run, null=make_null()).factors
+    assert report.obsm[schema.OUTCOME_BY_CLASS].loc[name].tolist() == ["active"] * 3
+
+
+def test_q_is_the_largest_of_as_many_seeds_as_are_needed() -> None:
+    seeds = report_seeds(run_of(), null=make_null())
+    factors = find_factors(seeds, ReportSettings())
+    rows = [member.row for member in factors[0].members]
+    seeds.obsm[schema.Q_BY_CLASS][rows, 2] = [0.9, 0.01, 0.3]
+    found = judge(factors, seeds, ReportSettings(), 3)
+    assert found.q[0, 2] == 0.3 and found.by_class[0, 2] == "inactive"
+    seeds.obsm[schema.Q_BY_CLASS][rows, 2] = [0.9, 0.01, 0.04]
+    found = judge(factors, seeds, ReportSettings(), 3)
+    assert found.q[0, 2] == 0.04 and found.by_class[0, 2] == "active"
+
+
+def test_blocks_that_hold_what_all_share_are_no_private_factors() -> None:
+    run = run_of()
+    for adata in run:
+        rng, n = np.random.default_rng(3), adata.n_obs
+        own = rng.normal(size=(n, 1))
+        adata.obsm["X_nvae_specific"], adata.obsm["nvae_specific_std"] = own, np.full((n, 1), 0.3)
+        adata.obsm["nvae_gain_specific"], adata.obs["nvae_gain_specific"] = np.full((n, 1), 2.0), 2.0
+        label = adata.obs["label"].astype(str).map(CLASSES.index).to_numpy()
+        adata.obsm["nvae_kl_private"] = np.zeros((n, 3))
+        adata.obsm["nvae_kl_private"][np.arange(n), label] = (own[:, 0] ** 2 + 0.09 - 1) / 2 - np.log(0.3)
+        for index in (0, 2):
+            for end in ("", "_lower", "_upper"):
+                adata.varm[f"nvae_effect_class_{index}{end}"] = adata.varm[f"nvae_effect_class_1{end}"]
+    found = report_factors(run, null=make_null())
+    blocks = found.factors.obs[found.factors.obs["kind"] == "private"]
+    assert len(blocks) == 3 and (blocks["private_to"].astype(str) == "").all()
+    assert found.lines[2].startswith("2 shared and 0 private factors are there")
+    assert "dims of blocks that hold what most classes share: 3" in found.lines[2]
+    capacity = found.factors.uns["nvae"]["capacity"]
+    assert capacity[["n_used", "n_spilled", "room_left"]].to_numpy().tolist() == [[0, 1, 0]] * 3
+    published = Published.of_consensus(found.factors, found.embedded)
+    assert published.used[-3:].all()  # as of a seed
+
+
+def test_a_class_whose_name_is_part_of_another_has_no_part_of_its_factors() -> None:
+    run = run_of()
+    for adata in run:
+        names = {"c0": "c0", "c1": "CD4, T", "c2": "T"}
+        adata.obs["label"] = adata.obs["label"].astype(str).map(names)
+        adata.uns["nvae"] = adata.uns["nvae"] | {"classes": np.array(list(names.values()), dtype=object)}
+        adata.obsm["X_nvae_shared"][:, 2] = adata.obsm["X_nvae_specific"][:, 0]  # it hides in z_s too
+        adata.obsm["nvae_shared_std"][:, 2] = adata.obsm["nvae_specific_std"][:, 0]
+        mean, std = adata.obsm["X_nvae_shared"], adata.obsm["nvae_shared_std"]
+        adata.obsm["nvae_kl_shared"] = (mean**2 + std**2 - 1) / 2 - np.log(std)
+        for end in ("", "_lower", "_upper"):
+            for index in range(3):
+                adata.varm[f"nvae_effect_shared_class_{index}{end}"][60:70, 2] = 1.0
+    report = report_factors(run, null=make_null()).factors
+    assert {"CD4, T 1", "CD4, T 2"} <= set(report.obs_names)
+    assert not any(name.startswith("T ") for name in report.obs_names)
+
+
+def test_the_effect_of_a_dim_that_few_classes_have_is_the_one_in_these() -> None:
+    run = run_of(with_private=False)
+    for adata in run:
+        own = make_embedded(0).obsm["X_nvae_specific"][:, 0]
+        is_c1 = (adata.obs["label"] == "c1").to_numpy()
+        adata.obsm["X_nvae_shared"][:, 2] = np.where(is_c1, own, 0)
+        adata.obsm["nvae_shared_std"][:, 2] = np.where(is_c1, 0.3, 1)
+        mean, std = adata.obsm["X_nvae_shared"], adata.obsm["nvae_shared_std"]
+        adata.obsm["nvae_kl_shared"] = (mean**2 + std**2 - 1) / 2 - np.log(std)
+        for end, shift in {"": 0.0, "_lower": -0.1, "_upper": 0.1}.items():
+            adata.varm[f"nvae_effect_shared_class_1{end}"][60:70, 2] = 3.0 + shift
+            adata.varm[f"nvae_effect_shared{end}"][60:70, 2] = 1.0 + shift
+    report = report_factors(run, null=make_null()).factors
+    np.testing.assert_allclose(report["c1 1"].X[0, 60:70], 3.0)
+    assert (np.asarray(report["c1 1"].layers["effect_lower"])[0, 60:70] > 2.5).all()
+
+
+def test_a_class_that_cannot_be_judged_is_said_to_be_so_and_one_that_can_is_not() -> None:
+    said = report_factors(run_of()).lines
+    assert any("class c1: under-powered, whether it has a private factor cannot be told" in line for line in said)
+    said = report_factors(run_of(), null=make_null()).lines
+    assert not any("under-powered" in line for line in said)
+    assert "- class c1 uses 1 private factor; 1 of 1 private dims taken, no room left" in said
+
+
+def test_what_intervals_are_over_is_said() -> None:
+    run = run_of()
+    for adata in run:
+        adata.obs = adata.obs.drop(columns="donor", errors="ignore")
+    assert any(note.startswith("no donor key: intervals are over samples") for note in notes_of(run))
+    for adata in run:
+        adata.obs["donor"] = [f"d{i % 5}" for i in range(adata.n_obs)]
+    assert any(note.startswith("donor interval not estimable: 5 donors") for note in notes_of(run))
+    for adata in run:
+        adata.obs["donor"] = [f"d{i % 8}" for i in range(adata.n_obs)]
+    assert not any("interval" in note for note in notes_of(run))
+    assert (report_factors(run, null=make_null()).factors.obs["resampled"] == "donors").all()
+    for adata in run:
+        held_out = adata.obs_names[adata.obs["split"] != "train"]
+        adata.obs.loc[held_out[::4], "donor"] = None  # they are of no donor, and of no ninth one
+    assert any(note.startswith("donor interval not estimable: 8 donors") for note in notes_of(run))
+
+
+def notes_of(run: list[AnnData]) -> list[str]:
+    return [str(note) for note in report_factors(run, null=make_null()).factors.uns["nvae"]["notes"]]
+
+
+def test_factors_that_are_listed_apart_are_no_family() -> None:
+    run = [make_embedded(0), make_embedded(1, with_private=False, flip=True), make_embedded(2, with_private=False)]
+    report = report_factors(run, null=make_null()).factors
+    assert set(report.uns["nvae"]["associations"]["factor"]) == {"shared 1", "shared 2"}
+    assert report.obs.loc["c1 1", "tag"] == ""
+
+
+def test_plantings_without_a_null_or_settings_are_refused() -> None:
+    planted = pd.DataFrame({"run": [0]})
+    with pytest.raises(UserError, match=r"plantings .* without a null"):
+        report_factors(run_of(), FactorSettings(power=PowerSettings()), planted=planted)
+    with pytest.raises(UserError, match=r"plantings .* without `power` in the settings"):
+        report_factors(run_of(), null=make_null(), planted=planted)
 
 
 def test_audits_that_do_not_fit_are_refused() -> None:

@@ -390,7 +390,7 @@ def test_readings_in_words() -> None:
         *["shared: blocks of 3 classes have like effects; S is too small"] * 3, "private to d", "private to a",
         "hidden in z_s: private to e", "used by 4 of 5 classes",
     ]  # fmt: skip
-    assert found["private_to"].tolist() == ["", "", "", "d", "a", "e", ""]
+    assert found["private_to"].tolist() == [[], [], [], ["d"], ["a"], ["e"], []]
     assert [note.split(":")[0] for note in notes(pd.concat([table, found], axis=1))] == ["S too small", "hidden in z_s"]
     assert notes(table.assign(reading="private to a")) == []
 
@@ -404,7 +404,7 @@ def test_what_spilled_into_most_blocks_is_said_though_none_is_called() -> None:
     spilled = "shared: blocks of 4 classes have like effects; S is too small"
     assert found["reading"].tolist() == [spilled] * 4 + [""]
     one = table.assign(outcome=["active", *["inactive"] * 4])  # with the same in most blocks it is not private
-    assert read_factors(one, effect, usage, classes, 0.7)["private_to"].tolist() == [""] * 5
+    assert read_factors(one, effect, usage, classes, 0.7)["private_to"].tolist() == [[]] * 5
     few = table.assign(outcome=["active", *["inactive"] * 4], kl=[1.0, 1.0, 0.01, 0.01, 1.0])  # empty dims do not count
     assert read_factors(few, effect, usage, classes, 0.7)["reading"].tolist() == ["private to a", *[""] * 4]
 

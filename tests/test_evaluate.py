@@ -89,7 +89,9 @@ def make_report(
     ]
     tests = pd.DataFrame(rows, columns=["seed", "statistic", "class", "value", "p"])
     uns = {schema.MODEL: {"classes": np.array(CLASSES, dtype=object), schema.TESTS: tests}}
-    return AnnData(np.zeros((len(obs), 3)), obs=obs, uns=uns, obsm={schema.KL_BY_CLASS: np.zeros((len(obs), 4))})
+    private_to = np.array([[name in having.split(", ") for name in CLASSES] for *_, having in calls]).reshape(-1, 4)
+    obsm = {schema.KL_BY_CLASS: np.zeros((len(obs), 4)), schema.PRIVATE_TO: private_to}
+    return AnnData(np.zeros((len(obs), 3)), obs=obs, uns=uns, obsm=obsm)
 
 
 NOTHING = dict.fromkeys(CLASSES, (0.5, 0.5, 0.1))

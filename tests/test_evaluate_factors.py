@@ -282,7 +282,7 @@ def make_consensus(truth: AnnData) -> tuple[AnnData, AnnData]:
     n_factors, active = len(published.used), np.where(published.used, "active", "inactive")
     names = pd.Index([f"factor {i}" for i in range(n_factors)])
     obs = pd.DataFrame({"outcome": "active", "published": True, "certificate": published.certificate}, index=names)
-    obs["tag"] = ""
+    obs["tag"], obs["reading"] = "", "found"
     obs.iloc[4, obs.columns.get_loc("outcome")] = "inactive"
     obs.iloc[5, obs.columns.get_loc("published")] = False
     model = {"classes": np.array(CLASSES, dtype=object)}
@@ -322,6 +322,8 @@ def make_seed(truth: AnnData, seed: int) -> tuple[AnnData, AnnData]:
     report.obsm[schema.Q_BY_CLASS], report.obsm[schema.KL_BY_CLASS] = q, kl
     unknown = np.full(q.shape, np.nan)
     report.obsm[schema.SPREAD_BY_CLASS], report.obsm[schema.GAIN_BY_CLASS] = unknown, unknown
+    having = obs["private_to"].str.split(", ")
+    report.obsm[schema.PRIVATE_TO] = np.array([[name in names for name in CLASSES] for names in having])
     return report, samples
 
 

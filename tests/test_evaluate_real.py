@@ -15,7 +15,7 @@ from nvae_bio import schema
 from nvae_bio.cli import main
 from nvae_bio.config import ConditionSettings
 from nvae_bio.data.files import write_anndata
-from nvae_bio.evaluate.real import donor_share, real_scores
+from nvae_bio.evaluate.real import is_of_one_donor, real_scores
 from tests.small_models import law
 
 KNOWN = ["g3", "g4", "g5"]
@@ -24,27 +24,44 @@ CONDITION = ConditionSettings(control="ctrl", treated="stim", gene_sets={"known"
 
 @law
 @given(st.integers(2, 9), st.integers(0, 1000))
-def test_equal_donors_share_evenly_and_a_constant_is_no_donors(n_donors: int, seed: int) -> None:
+def test_a_score_that_donors_share_is_of_none_alone_whatever_its_scale_and_order(n_donors: int, seed: int) -> None:
     donor = np.repeat(np.arange(n_donors), 2)
-    assert donor_share(np.tile([-1.0, 1.0], n_donors), donor) == pytest.approx(1 / n_donors)
-    assert donor_share(np.zeros(2 * n_donors), donor) == 0
+    assert not is_of_one_donor(np.tile([-1.0, 1.0], n_donors), donor)
+    assert not is_of_one_donor(np.zeros(2 * n_donors), donor)
+    assert not is_of_one_donor(np.zeros(4), np.zeros(4))  # there is no other
     score = np.random.default_rng(seed).normal(size=2 * n_donors)
     order = np.random.default_rng(seed + 1).permutation(2 * n_donors)
-    assert donor_share(score, donor) == pytest.approx(donor_share(3 * score[order] + 5, donor[order]))
+    assert is_of_one_donor(score, donor) == is_of_one_donor(3 * score[order] + 5, donor[order])
+
+
+@pytest.mark.parametrize(("shift", "own_sd", "sd"), [(2, 0.5, 0.5), (1.5, 0.5, 0.5), (1, 0.3, 0.3), (0, 1, 0.3)])
+def test_what_is_high_or_varies_in_one_donor_alone_is_found_among_noise(shift: float, own_sd: float, sd: float) -> None:
+    donor, rng = np.repeat(np.arange(8), 200), np.random.default_rng(1)
+    score = rng.normal(size=len(donor)) * np.where(donor == 3, own_sd, sd) + shift * (donor == 3)
+    assert is_of_one_donor(score, donor)
+    score[donor == 5] = score[donor == 3][::-1]
+    assert not is_of_one_donor(score, donor)
 
 
 def make_result(tag: str = "condition", sign: int = 1) -> tuple[AnnData, AnnData]:
     """A shared factor that raises the known genes with the treatment, another, and a private one of donor d0 alone."""
     names = ["shared 1", "shared 2", "a 1"]
     obs = pd.DataFrame(
-        {"kind": ["shared", "shared", "private"], "published": True, "outcome": "active", "tag": ["", tag, ""]},
+        {
+            "kind": ["shared", "shared", "private"],
+            "published": True,
+            "outcome": "active",
+            "tag": ["", tag, ""],
+            "reading": "found",
+        },
         index=names,
     )
     effect = np.zeros((3, 60))
     effect[0, 10:20], effect[1, 3:6], effect[2, 40:50] = 2, sign * 1.0, 1
     report = AnnData(effect, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(60)]))
     rows = [("shared 1", "condition", 0.1), ("shared 2", "condition", sign * 0.8), ("a 1", "condition", 0.9)]
-    table = pd.DataFrame(rows, columns=["factor", "role", "effect"]).assign(levels="ctrl → stim")
+    table = pd.DataFrame(rows, columns=["factor", "role", "effect"])
+    table = table.assign(levels="ctrl → stim", donor_p=[0.5, 0.002, np.nan], n_donors=4)
     report.uns["nvae"] = {"associations": table, "classes": np.array(["a", "b"], dtype=object)}
     report.obsm["kl_by_class"] = np.ones((3, 2))
     scores = np.random.default_rng(0).normal(size=(80, 3))
@@ -62,11 +79,15 @@ def make_result(tag: str = "condition", sign: int = 1) -> tuple[AnnData, AnnData
 def test_the_factor_of_the_condition_is_turned_so_that_it_rises(sign: int) -> None:
     scores = real_scores(*make_result(sign=sign), CONDITION)
     assert scores == {
-        "shared_factors": 2, "condition_tagged": 1, "known_auroc": 1, "known_top20": 3 / 20, "private_factors": 1,
-        "private_of_one_donor": 1,
+        "shared_factors": 2, "condition_tagged": 1, "condition_effect": 0.8, "condition_donor_p": 0.002,
+        "condition_donors": 4, "known_auroc": 1, "known_top20": 3 / 20, "private_factors": 1, "private_of_one_donor": 1,
     }  # fmt: skip
     other = ConditionSettings(control="stim", treated="ctrl", gene_sets={"known": KNOWN})
     assert real_scores(*make_result(sign=sign), other)["known_auroc"] == 0
+    of_others = ConditionSettings(control="before", treated="after", gene_sets={"known": KNOWN})
+    for settings in (None, of_others):  # a row of a study whose condition is another
+        scores = real_scores(*make_result(sign=sign), settings)
+        assert (scores["condition_tagged"], scores["condition_donor_p"], "known_auroc" in scores) == (1, 0.002, False)
 
 
 def test_what_is_not_tagged_inactive_or_unknown_does_not_count() -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +20,29 @@ from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy.stats import binomtest
 
-from nvae_bio.config import FitSettings, ReportSettings
+from nvae_bio import report_factors, schema
+from nvae_bio.config import FactorSettings, FitSettings, PowerSettings, ReportSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
+from nvae_bio.factors.enrichment import enrich, read_gene_sets
 from nvae_bio.factors.usage import HIDDEN, OWN_DIM, SHARED
 from nvae_bio.plot import plot_class_page, plot_factor_map, plot_pages, plot_shared_page
 from nvae_bio.plot.map import MAX_FACTORS
+from nvae_bio.plot.null import STATISTICS, member_tests, plot_null, pooled_null
+from nvae_bio.plot.pages import LIST_PLACES, MAX_PRIVATE
 from nvae_bio.plot.panels import (
     MAX_POINTS,
-    STATISTICS,
-    member_tests,
     outcomes,
     plot_associations,
     plot_class_bars,
     plot_examples,
     plot_features,
-    plot_null,
     plot_score_map,
 )
 from nvae_bio.plot.style import house_style
+from tests.toys import embedded as embedded_toy
 
 CLASSES = ["CD4 T cells", "NK cells", "FCGR3A+ monocytes", "β cells"]
 OUTCOMES = ("active", "inactive", "under-powered")
@@ -88,7 +92,10 @@ def make_tables(obs: pd.DataFrame, classes: list[str], rng: np.random.Generator)
     for name in classes:
         for statistic, kind in ((SHARED, "no_factor"), (OWN_DIM, "no_private"), (SHARED, "no_private")):
             null += [(kind, statistic, name, value) for value in rng.gamma(1.0, 0.1, 60)]
-    power = [(n, f, 10, k, k / 10, 0.0, 1.0, 30, 0.2) for n in classes for f, k in ((1.5, 3), (2.0, 8), (3.0, 10))]
+    power = []
+    for fold_change, found in ((1.5, 3), (2.0, 8), (3.0, 10)):
+        ends = binomtest(found, 10).proportion_ci(method="exact")
+        power += [(name, fold_change, 10, found, found / 10, *ends, 30, 0.2) for name in classes]
     columns = {
         "members": "factor seed kind class dim sign agreement outcome",
         "tests": "seed statistic class dim value null_median p q",
@@ -139,6 +146,7 @@ def make_report(
         report.obsm[f"{key}_by_class"] = values
         report.obsm[f"{key}_by_class_lower"], report.obsm[f"{key}_by_class_upper"] = values * 0.8, values * 1.3
     report.obsm["agreement_by_class"] = rng.uniform(0.4, 1, (n, len(classes)))
+    report.obsm["q_by_class"] = np.where(found == "active", 0.012, 0.34)
     report.obsm["outcome_by_class"] = pd.DataFrame(
         found, index=obs.index, columns=[f"{i}" for i in range(len(classes))]
     )
@@ -293,6 +301,187 @@ def test_the_headline_counts_what_the_report_has() -> None:
     assert "in 20 % of NK cells would be found in 3 of 10 runs at 1.5-fold" in said
 
 
+def make_capacity(report: AnnData, **values: list) -> None:
+    """The table of capacity, with its columns by class."""
+    report.uns["nvae"]["capacity"] = pd.DataFrame({"class": CLASSES, "n_private": 2, **values})
+
+
+def make_headline(report: AnnData, name: str) -> str:
+    return plot_class_page(report, make_embedded(report), name).subfigs[0].texts[0].get_text().replace("\n", " ")
+
+
+CANNOT_TELL = "no active private factor; too few samples or refits to tell (under-powered)"
+
+
+@pytest.mark.parametrize(
+    ("weak", "own", "shared", "said"),
+    [
+        ([False, True, False, False], "inactive", "active", f"NK cells: {CANNOT_TELL}, 2 inactive; uses 3 of 3"),
+        ([False, False, True, True], "under-powered", "active", f"NK cells: {CANNOT_TELL}; uses 3 of 3"),
+        (
+            [True, False, True, True],
+            "inactive",
+            "under-powered",
+            "NK cells: no active private factor, 2 inactive; uses",
+        ),
+        ([False] * 4, "active", "under-powered", "NK cells: 2 active private factors; uses 0 of 3"),
+        (None, "inactive", "under-powered", f"NK cells: {CANNOT_TELL}, 2 inactive; uses 0"),
+        (None, "inactive", "active", "NK cells: no active private factor, 2 inactive; uses 3 of 3"),
+    ],
+)
+def test_that_a_class_has_no_factor_is_not_said_where_it_could_not_have_shown_one(
+    weak: list[bool] | None, own: str, shared: str, said: str
+) -> None:
+    report = make_report()
+    report.obs["published"] = True
+    found = np.full((report.n_obs, len(CLASSES)), "inactive", dtype=object)
+    found[:3, 1], found[report.obs["class"] == "NK cells", 1] = shared, own
+    report.obsm["outcome_by_class"][:] = found
+    make_capacity(report, n_used=[0, 2 * (own == "active"), 0, 0])
+    if weak is not None:
+        report.uns["nvae"]["capacity"]["under_powered"] = weak
+    assert make_headline(report, "NK cells").startswith(said)
+
+
+def make_row_labels(report: AnnData) -> list[str]:
+    return [label.get_text() for label in plot_factor_map(report).axes[0].get_yticklabels()]
+
+
+def test_the_map_marks_classes_that_could_not_have_shown_a_factor_of_their_own() -> None:
+    report = make_report()
+    make_capacity(report, n_used=[1, 1, 0, 0], under_powered=[True, False, True, False])
+    marked = ["CD4 T cells", "NK cells", "FCGR3A+ monocytes (under-powered)", "β cells"]
+    assert make_row_labels(report) == marked
+    check_inside(plot_factor_map(report))
+    del report.uns["nvae"]["capacity"]["under_powered"]
+    assert make_row_labels(report) == CLASSES
+
+
+def test_what_spilled_into_blocks_is_counted_apart() -> None:
+    report = make_report()
+    rows = np.flatnonzero((report.obs["kind"] == "private") & report.obs["published"])
+    before = make_texts(plot_factor_map(report))
+    assert f"3 shared and {len(rows)} private factors" in before
+    report.obs.iloc[rows, report.obs.columns.get_loc("reading")] = "shared: blocks of 4 classes …; S is too small"
+    said = make_texts(plot_factor_map(report))
+    assert f"3 shared and 0 private factors, {len(rows)} private dims with what most classes share" in said
+    said = make_headline(report, "NK cells")
+    assert "no active private factor; " in said and ", 1 private dim with what most classes share; uses" in said
+
+
+def test_a_map_of_no_factor_names_the_classes_that_could_not_have_shown_one() -> None:
+    report = make_report()[:0].copy()
+    make_capacity(report, n_used=0, under_powered=[False, True, False, False])
+    assert "Under-powered, so that this says little: NK cells." in make_texts(plot_factor_map(report))
+
+
+def make_curve(figure: Figure) -> Axes | None:
+    return next((ax for ax in figure.findobj(Axes) if ax.get_title().startswith("power")), None)
+
+
+def test_the_power_curve_is_the_share_of_runs_with_its_exact_interval() -> None:
+    report = make_report()
+    report.uns["nvae"]["power"] = report.uns["nvae"]["power"].iloc[::-1]
+    report.uns["nvae"]["power"].loc[lambda table: table["class"] != "NK cells", ["n_genes", "power"]] = [12, 0.0]
+    ax = make_curve(plot_class_page(report, make_embedded(report), "NK cells"))
+    assert ax is not None and ax.get_title() == "power: 30 genes in 20 % of the cells"
+    curve = ax.containers[0]
+    assert np.array_equal(curve.lines[0].get_xydata(), [[1.5, 0.3], [2, 0.8], [3, 1]])
+    ends = [segment[:, 1] for segment in curve.lines[2][0].get_segments()]
+    wanted = [tuple(binomtest(found, 10).proportion_ci(method="exact")) for found in (3, 8, 10)]
+    np.testing.assert_allclose(ends, wanted)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1.5", "2", "3"]
+    assert len(ax.lines) == 3 and ax.get_legend() is None  # the curve and its caps; what is needed is not known
+
+
+def test_the_power_curve_has_a_line_at_the_share_that_is_needed() -> None:
+    report = make_report()
+    report.uns["nvae"][schema.POWER_SETTINGS] = PowerSettings(needed=0.7, reference=3.0).model_dump_json()
+    ax = make_curve(plot_class_page(report, make_embedded(report), "NK cells"))
+    assert ax is not None
+    (line,) = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [0.7, 0.7]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["needed: 70 % at 3-fold"]
+
+
+def test_where_power_was_not_measured_there_is_no_curve() -> None:
+    report = make_report()
+    report.uns["nvae"]["power"] = report.uns["nvae"]["power"].query("`class` != 'NK cells'")
+    embedded = make_embedded(report)
+    without = plot_class_page(report, embedded, "NK cells")
+    assert make_curve(without) is None and "Power was not measured." in make_texts(without)
+    assert make_curve(plot_class_page(report, embedded, "CD4 T cells")) is not None
+    del report.uns["nvae"]["power"]
+    assert make_curve(plot_class_page(report, embedded, "CD4 T cells")) is None
+
+
+@pytest.mark.parametrize(("n_own", "n_panels"), [(6, 6), (8, 6)])
+def test_a_page_has_panels_of_six_private_factors_and_says_what_is_left_out(n_own: int, n_panels: int) -> None:
+    report = make_report(n_shared=1, n_private={"NK cells": n_own}, n_features=8)
+    figure = plot_class_page(report, make_embedded(report, 80), "NK cells")
+    assert MAX_PRIVATE == 6
+    assert sum(ax.get_title().startswith("against its null") for ax in figure.findobj(Axes)) == n_panels
+    assert ("Panels: the first 6 of 8 private factors." in make_texts(figure)) == (n_own > n_panels)
+
+
+MARKERS = {
+    "INTERFERON_RESPONSE": ["IFI27", "ISG15", "HLA-DRB1"],
+    "NK_CELL": ["NKG7", "GNLY", "S100A9"],
+    "ELSEWHERE": ["A", "B", "C"],
+}
+
+
+def make_gmt(path: Path, sets: dict[str, list[str]]) -> Path:
+    path.write_text("".join("\t".join([name, "of a test", *genes]) + "\n" for name, genes in sets.items()))
+    return path
+
+
+def test_gene_sets_that_are_enriched_stand_above_the_panels(tmp_path: Path) -> None:
+    report = make_report(n_features=200)
+    for name, sign in (("INTERFERON_RESPONSE", 9), ("NK_CELL", -9)):
+        report.X[4, report.var_names.get_indexer(MARKERS[name])] = sign
+    sets, names = read_gene_sets(make_gmt(tmp_path / "markers.gmt", MARKERS)), list(report.obs_names)
+    table, _ = enrich(np.asarray(report.X), list(report.var_names), names, sets, n_top=10)
+    report.uns["nvae"]["enrichment"] = table[(table["factor"] != "NK cells 2").to_numpy()]
+    report.obs["published"] = names != np.array("NK cells 2")
+    q = table.set_index(["factor", "direction", "set"])["q"].sort_index()["NK cells 1"]
+    said = make_texts(plot_class_page(report, make_embedded(report), "NK cells"))
+    up, down = (f"{q[way, name]:.1g}" for way, name in (("up", "INTERFERON_RESPONSE"), ("down", "NK_CELL")))
+    wanted = f"up: INTERFERON_RESPONSE (3 of 3, q {up}); down: NK_CELL (3 of 3, q {down})."
+    assert f"Gene sets {wanted}" in said
+    assert "Gene sets: none were tested, as it is listed apart." in said
+
+
+def test_a_report_made_with_gene_sets_is_drawn_with_them(tmp_path: Path) -> None:
+    path = make_gmt(tmp_path / "sets.gmt", {"shared": [f"f{i}" for i in range(15)], "c1": ["f15", "f16", "f17"]})
+    settings = FactorSettings(report=ReportSettings(gene_sets=str(path), n_enriched=10))
+    found = report_factors([embedded_toy("counts")], settings)
+    assert len(found.factors) and not found.factors.uns["nvae"]["enrichment"].empty
+    said = " ".join(make_texts(page) for page in plot_pages(found.factors, found.embedded).values())
+    assert said.count("Gene sets") > 0 and "Gene sets: none were tested." not in said
+
+
+def test_columns_of_the_list_do_not_run_into_each_other_or_the_curve() -> None:
+    name = "plasmacytoid dendritic cells, CLEC4C positive, activated"
+    report = make_report(classes=[name, *CLASSES[1:]], n_private={name: 3})
+    report.obs["tag"], report.obs["reading"] = "technical: mitochondrial share", f"private to {name}"
+    report.obs["published"] = False
+    for key in (key for key in report.obsm if key.startswith(("kl", "loss"))):
+        report.obsm[key] = report.obsm[key] + 10  # two digits before the point
+    report.obsm["outcome_by_class"].iloc[:, 0] = "under-powered"
+    figure = plot_class_page(report, make_embedded(report), name)
+    FigureCanvasAgg(figure).draw()
+    ax = next(ax for ax in figure.findobj(Axes) if "reading" in [text.get_text() for text in ax.texts])
+    boxes = [text.get_window_extent() for text in ax.texts]
+    rows = {round(box.y0 + box.y1) for box in boxes}
+    assert len(ax.texts) == len(LIST_PLACES) * len(rows)
+    for row in rows:
+        ends = sorted((box.x0, box.x1) for box in boxes if round(box.y0 + box.y1) == row)
+        assert all(left[1] <= right[0] for left, right in pairwise(ends))
+    curve = make_curve(figure)
+    assert curve is not None and max(box.x1 for box in boxes) <= curve.get_tightbbox().x0
+
+
 def test_a_class_without_private_factors_gets_a_page_that_says_so() -> None:
     report = make_report()
     said = make_texts(plot_class_page(report, make_embedded(report), "β cells"))
@@ -307,7 +496,11 @@ def test_a_shared_page_bears_the_certificate_and_the_bars_of_the_report() -> Non
     )
     figure = plot_shared_page(report, make_embedded(report), "shared 2")
     assert "shared 2: means different things" in make_texts(figure)
-    for key, title in (("kl", "KL by class"), ("loss", "lost without it"), ("agreement", "cos with all")):
+    for key, title in (
+        ("kl", "KL by class"),
+        ("loss", "lost without it"),
+        ("agreement", "cos with the classes that agree"),
+    ):
         ax = next(ax for ax in figure.findobj(Axes) if title in ax.get_title())
         widths = {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in ax.patches}
         np.testing.assert_allclose([widths[i] for i in range(len(CLASSES))], report.obsm[f"{key}_by_class"][1])
@@ -371,18 +564,85 @@ def test_effects_of_images_are_folded_back() -> None:
     np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(report.X[2]).reshape(8, 5))
 
 
+def make_sizes(embedded: AnnData, **n_train: int) -> None:
+    """Let a class have so many training samples; all others have none that is held out."""
+    embedded.obs["split"] = "train"
+    for name, n in n_train.items():
+        rows = np.flatnonzero((embedded.obs["label"] == name.replace("_", " ")).to_numpy())
+        embedded.obs.iloc[rows[n:], list(embedded.obs).index("split")] = "test"
+
+
 @pytest.mark.parametrize(("factor", "kind", "statistic"), [(0, "no_factor", SHARED), (4, "no_private", OWN_DIM)])
-def test_the_null_is_that_of_the_statistic_and_class(factor: int, kind: str, statistic: str) -> None:
+def test_the_null_is_that_of_the_statistic_in_classes_of_like_size(factor: int, kind: str, statistic: str) -> None:
     report, ax = make_report(), make_axes()
-    plot_null(ax, report, factor)
-    tables = report.uns["nvae"]
-    null = tables["null"].set_index(["kind", "statistic", "class"]).sort_index()
-    null = null.loc[(kind, statistic, report.obs["kl_class"].iloc[factor]), "value"]
+    report.obs["kl_class"] = "NK cells"
+    embedded, tables = make_embedded(report), report.uns["nvae"]
+    tables["tests"]["class"] = "NK cells"
+    make_sizes(embedded, NK_cells=30, β_cells=14)  # of the others 60: like NK cells, which β cells are not
+    plot_null(ax, report, embedded, factor)
+    null = tables["null"].query("kind == @kind and statistic == @statistic and `class` != 'β cells'")["value"]
     values = tables["tests"].query("dim == @factor")["value"]
-    both = [*null, *values]
-    heights, _ = np.histogram(null, 30, (min(both), max(both)))  # on the scale of both
+    assert len(null) == 3 * 60
+    heights, _ = np.histogram(null, 30, (min(*null, *values), max(*null, *values)))  # on the scale of both
     assert [bar.get_height() for bar in ax.patches] == heights.tolist()
     assert sorted(line.get_xdata()[0] for line in ax.lines) == sorted(values)
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(legend) == ["3 seeds", "null: 180 values of 3 classes of like size"]
+
+
+def test_a_class_of_another_size_than_all_others_has_its_own_null() -> None:
+    report, ax = make_report(), make_axes()
+    embedded = make_embedded(report)
+    make_sizes(embedded, NK_cells=29)
+    plot_null(ax, report, embedded, 4)
+    assert "null: 60 values of this class" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_the_null_that_is_drawn_is_the_one_that_p_was_computed_from() -> None:
+    adata = embedded_toy("counts")
+    rng, rows = np.random.default_rng(0), []
+    for refit in range(4):
+        for name, dims in (("own_block", [-1]), (OWN_DIM, range(2)), (SHARED, range(10)), (HIDDEN, [0])):
+            rows += [(refit, name, label, dim, rng.gamma(1.0)) for label in range(3) for dim in dims]
+    null = pd.DataFrame(rows, columns=["refit", "statistic", "class", "dim", "value"])
+    null = pd.concat([null.assign(kind="no_private"), null.assign(kind="no_factor", value=2 * null["value"])])
+    found = report_factors([adata], null=null)
+    tests = found.factors.uns["nvae"]["tests"]
+    for statistic, name in tests.groupby(["statistic", "class"], observed=True).groups:
+        pool = pooled_null(found.factors, found.embedded, str(statistic), str(name))["value"]
+        test = tests[(tests["statistic"] == statistic) & (tests["class"] == name)].iloc[0]
+        assert 1 / (1 + len(pool)) == pytest.approx(test["smallest_p"])
+        assert (1 + (pool >= test["value"]).sum()) / (1 + len(pool)) == pytest.approx(test["p"])
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_the_null_bears_the_q_of_the_report_and_the_statistic_that_is_tested(factor: int) -> None:
+    report, ax = make_report(), make_axes()
+    shown = CLASSES.index(report.obs["kl_class"].iloc[factor])
+    report.obsm["q_by_class"][:] = 0.5
+    report.obsm["q_by_class"][factor, shown] = 0.037  # all seeds together; the least of them is 0.01
+    plot_null(ax, report, make_embedded(report), factor)
+    assert ax.get_title() == f"against its null in {CLASSES[shown]}\nq 0.037 over 3 seeds"
+    assert ("bound added beyond chance" in ax.get_xlabel()) == (factor == 4)
+    assert ("KL" in ax.get_xlabel()) == (factor == 1)
+
+
+def test_members_that_another_statistic_tested_are_counted() -> None:
+    report, ax = make_report(), make_axes()
+    tables = report.uns["nvae"]
+    first = (tables["members"]["factor"] == report.obs_names[4]).to_numpy().argmax()
+    tables["members"].loc[first, ["kind", "class"]] = ["shared", ""]
+    tables["tests"].loc[first, "statistic"] = HIDDEN
+    plot_null(ax, report, make_embedded(report), 4)
+    assert len(ax.lines) == 2
+    assert "2 seeds of 3, tested like this" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_the_kl_of_a_private_factor_stands_above_its_panels_with_its_interval() -> None:
+    report = make_report()
+    obs = report.obs.loc["NK cells 1"]
+    said = make_texts(plot_class_page(report, make_embedded(report), "NK cells"))
+    assert f"KL {obs['kl']:.2f} [{obs['kl_lower']:.2f}, {obs['kl_upper']:.2f}] nats in NK cells" in said
 
 
 def test_a_private_factor_that_lay_in_the_shared_latent_is_shown_by_that_test() -> None:

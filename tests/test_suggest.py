@@ -91,12 +91,13 @@ def test_capacity_counts_what_each_class_has() -> None:
     by_column = {name: table[name].tolist() for name in table.columns[1:]}
     assert by_column == {
         "n_private": [4, 4, 4], "n_used": [0, 4, 0], "n_hidden": [0, 1, 0], "n_found_once": [0, 1, 1],
-        "room_left": [4, 1, 4],
+        "n_spilled": [0, 0, 0], "room_left": [4, 1, 4], "under_powered": [False] * 3,
     }  # fmt: skip
     assert capacity_lines(table) == [
-        "class T cells, naïve uses 0 of 4 private dims: room for 4 more",
-        "class NK/NKT cells uses 3 of 4 private dims: room for 1 more; in z_s besides: 1; found in one seed alone: 1",
-        "class B uses 0 of 4 private dims: room for 4 more; found in one seed alone: 1",
+        "class T cells, naïve uses 0 private factors; 0 of 4 private dims taken, room for 4 more",
+        "class NK/NKT cells uses 4 private factors; 3 of 4 private dims taken, room for 1 more; in z_s: 1; found in "
+        "one seed alone: 1",
+        "class B uses 0 private factors; 0 of 4 private dims taken, room for 4 more; found in one seed alone: 1",
     ]
 
 

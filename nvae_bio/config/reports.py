@@ -46,7 +46,8 @@ class ReportSettings(Settings):
         0.7,
         gt=0,
         le=1,
-        description="|cos| of their effects from which on private factors of different classes count as one; to 1",
+        description="|cos| of effects from which on factors count as one, to 1: those of different seeds, private ones "
+        "of different classes, and a shared one in the classes that use it",
     )
     min_kl: float = Field(
         0.01,

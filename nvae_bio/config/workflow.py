@@ -55,6 +55,11 @@ class WorkflowSettings(Settings):
                     f"runs.{name}.power: programmes are planted into counts; datasets.{run.dataset} is of kind "
                     f"{self.datasets[run.dataset].kind!r}; allowed: off"
                 )
+            if run.power is not None and run.report.n_refits == 0:
+                raise ValueError(
+                    f"runs.{name}.power: without a null nothing planted is found; allowed: off, or report.n_refits of 1 "
+                    "or more"
+                )
             if run.report.gene_sets is not None and self.datasets[run.dataset].kind == "images":
                 raise ValueError(f"runs.{name}.report.gene_sets: pixels are no genes; allowed for images: null")
             _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")

@@ -23,6 +23,7 @@ from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import of_seed
 from nvae_bio.evaluate.planted import MIN_CORRELATION, Known, correlations
+from nvae_bio.factors.capacity import is_spilled
 from nvae_bio.factors.cycle import cycle_genes
 from nvae_bio.factors.outcomes import uses_of
 from nvae_bio.factors.usage import few
@@ -76,10 +77,11 @@ class Published:
             )
         rows = (report.obs["published"].astype(bool) & (report.obs["outcome"] == "active")).to_numpy()
         kept = report[rows]
+        used = np.asarray(kept.obsm[schema.OUTCOME_BY_CLASS].astype(str) == "active")
         return cls(
             scores=np.asarray(embedded.obsm[schema.FACTORS], dtype=float)[:, rows],
             effect=np.asarray(kept.X, dtype=float),
-            used=np.asarray(kept.obsm[schema.OUTCOME_BY_CLASS].astype(str) == "active"),
+            used=used | is_spilled(report)[rows, None],
             classes=_classes(report),
             certificate=[str(text) for text in kept.obs["certificate"]],
             tag=[str(text) for text in kept.obs["tag"]],
@@ -90,19 +92,16 @@ class Published:
         """What one seed alone would publish: its active factors, and the classes in which they are significant.
 
         A shared dim that is "hidden in z_s" is used by the classes that have it for themselves. A private dim whose
-        like is in most classes is shared, says the report, and so used by all.
+        like is in most classes is shared, says the report, and so used by all, as in a report of all seeds.
 
         Args:
             report: of all seeds, as each has them.
             embedded: of the seed.
         """
         found = _seed_report(report, embedded)
-        obs, classes = found.obs, _classes(report)
+        obs = found.obs
         used = uses_of(found, ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"]))
-        shared, private_to = (obs["kind"] == "shared").to_numpy(), obs["private_to"].astype(str)
-        alone = np.array([[f", {name}," in f", {text}," for name in classes] for text in private_to]).reshape(
-            used.shape
-        )
+        shared, alone = (obs["kind"] == "shared").to_numpy(), np.asarray(found.obsm[schema.PRIVATE_TO])
         used = np.where((shared & alone.any(1))[:, None], alone, used)
         used |= ~(shared | alone.any(1))[:, None]
         return _dims(found, embedded, used, (obs["outcome"] == "active").to_numpy())

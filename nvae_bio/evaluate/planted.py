@@ -105,8 +105,9 @@ def calls(report: AnnData) -> list[tuple[str, int, str]]:
     Of private factors with like effects in several classes, each speaks for its own class.
     """
     found, obs = [], report.obs
-    for kind, own, dim, private_to in zip(obs["kind"], obs["class"], obs["dim"], obs["private_to"], strict=True):
-        named = [name for name in map(str, report.uns[schema.MODEL]["classes"]) if f", {name}," in f", {private_to},"]
+    classes, private_to = report.uns[schema.MODEL]["classes"], np.asarray(report.obsm[schema.PRIVATE_TO])
+    for kind, own, dim, having in zip(obs["kind"], obs["class"], obs["dim"], private_to, strict=True):
+        named = [str(name) for name, is_having in zip(classes, having, strict=True) if is_having]
         found += [(str(kind), int(dim), name) for name in named if kind == "shared" or name == own]
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
@@ -11,30 +10,41 @@ from nvae_bio.config import ConditionSettings
 from nvae_bio.evaluate.condition import gene_set_scores
 from nvae_bio.factors.capacity import is_active
 
-ONE_DONOR = 0.8  # share of a factor's squares within a class from which on it is one donor's alone
+ONE_DONOR = 0.5  # one donor's alone is a factor of which it has more squares than all others together
+LARGER = 3.0  # and each of its samples on average so many times as many
 
 
-def donor_share(score: np.ndarray, donor: np.ndarray) -> float:
-    """Of the squares of a score about its median, the largest share that one donor's samples have, 0 to 1.
+def is_of_one_donor(score: np.ndarray, donor: np.ndarray) -> bool:
+    """Whether a score varies, or is high, in the samples of one donor alone.
+
+    Of the squares of the score about the median of the other donors, a donor then has more than all others together,
+    and its samples three times as many each.
 
     Args:
         score: of the samples of a class, (n,).
         donor: of the same, (n,).
 
-    >>> donor_share(np.array([0.0, 0, 0, 0, 3, 4]), np.array(["a", "a", "b", "b", "c", "c"]))
-    1.0
+    >>> donor = np.repeat(["a", "b", "c"], 2)
+    >>> is_of_one_donor(np.array([0.0, 0, 0, 1, 3, 4]), donor), is_of_one_donor(np.array([0.0, 3, 0, 4, 3, 0]), donor)
+    (True, False)
     """
-    squares = pd.Series((score - np.median(score)) ** 2).groupby(np.asarray(donor)).sum()
-    return float(squares.max() / max(squares.sum(), 1e-12))
+    for name in np.unique(donor):
+        own = donor == name
+        squares = (score - np.median(score[~own])) ** 2 if not own.all() else np.zeros(len(score))
+        mine, others = squares[own], squares[~own]
+        if mine.sum() > ONE_DONOR * squares.sum() and mine.mean() >= LARGER * others.mean():
+            return True
+    return False
 
 
-def condition_factor_scores(report: AnnData, settings: ConditionSettings) -> dict[str, float]:
+def condition_factor_scores(report: AnnData, settings: ConditionSettings | None) -> dict[str, float]:
     """The shared factor that goes along with a condition.
 
     Returns:
-        condition_tagged: 1 where an active shared factor has the tag `condition`, else 0; and of the active shared
-        factor with the strongest association with it NAME_auroc and NAME_top20 of each gene set, its effect turned so
-        that it rises with the treatment. Without active shared factors the first alone.
+        condition_tagged: 1 where an active shared factor has the tag `condition`, else 0. Of the active shared factor
+        with the strongest association with it: condition_effect (|eta|), condition_donor_p and condition_donors where
+        it was tested over donors; and NAME_auroc and NAME_top20 of each gene set, its effect turned so that it rises
+        with the treatment, where the levels are those of the settings. Without active shared factors the first alone.
     """
     active, table = is_active(report, "shared"), report.uns[schema.MODEL][schema.ASSOCIATIONS]
     scores = {"condition_tagged": float((report.obs["tag"][active] == "condition").any())}
@@ -42,8 +52,13 @@ def condition_factor_scores(report: AnnData, settings: ConditionSettings) -> dic
     if found.empty:
         return scores
     strongest = found.loc[found["effect"].abs().idxmax()]
-    first = str(strongest["levels"]).split(" → ")[0]
-    sign = np.sign(strongest["effect"]) * (1 if first == settings.control else -1)
+    scores["condition_effect"] = float(abs(strongest["effect"]))
+    if np.isfinite(strongest["donor_p"]):
+        scores |= {"condition_donor_p": float(strongest["donor_p"]), "condition_donors": float(strongest["n_donors"])}
+    levels = str(strongest["levels"]).split(" → ")
+    if settings is None or set(levels) != {settings.control, settings.treated}:
+        return scores
+    sign = np.sign(strongest["effect"]) * (1 if levels[0] == settings.control else -1)
     effect = np.asarray(report[str(strongest["factor"])].X, dtype=float).ravel() * sign
     return scores | dict(gene_set_scores(effect, report.var_names.to_numpy(), settings.gene_sets))
 
@@ -52,17 +67,17 @@ def private_factor_scores(report: AnnData, samples: AnnData) -> dict[str, float]
     """How many private factors are called, and how many of them are one donor's alone.
 
     Returns:
-        private_factors: active ones. private_of_one_donor: those of which one donor has 80 % or more of the squares in
-        the class (`donor_share`), where donors are known.
+        private_factors: active ones. private_of_one_donor: those that are one donor's alone (`is_of_one_donor`), where
+        donors are known.
     """
     rows = np.flatnonzero(is_active(report, "private"))
     scores = {"private_factors": float(len(rows))}
     if schema.DONOR in samples.obs:
-        donor, shares = samples.obs[schema.DONOR].astype(str).to_numpy(), []
+        donor, found = samples.obs[schema.DONOR].astype(str).to_numpy(), []
         for row in rows:
             score = np.asarray(samples.obsm[schema.FACTORS][:, row], dtype=float)
-            shares.append(donor_share(score[np.isfinite(score)], donor[np.isfinite(score)]))
-        scores["private_of_one_donor"] = float(np.sum(np.array(shares) >= ONE_DONOR))
+            found.append(is_of_one_donor(score[np.isfinite(score)], donor[np.isfinite(score)]))
+        scores["private_of_one_donor"] = float(sum(found))
     return scores
 
 
@@ -72,9 +87,9 @@ def real_scores(report: AnnData, samples: AnnData, condition: ConditionSettings 
     Args:
         report: consensus factors.
         samples: with their consensus scores.
-        condition: what is known of a treatment; None for nothing.
+        condition: what is known of a treatment, if its levels are these; None for nothing.
     """
     scores = {"shared_factors": float(is_active(report, "shared").sum())}
-    if condition is not None and schema.CONDITION in samples.obs:
+    if schema.CONDITION in samples.obs:
         scores |= condition_factor_scores(report, condition)
     return scores | private_factor_scores(report, samples)

@@ -102,18 +102,18 @@ def own_class(embedded: AnnData) -> np.ndarray:
     return np.asarray(label.where(label.notna(), embedded.obs[schema.PREDICTED].astype(object)).astype(str))
 
 
-def _candidates(obs: pd.DataFrame, scope: str) -> np.ndarray:
-    """Rows of the factors of all seeds that may be one: shared ones, or those private to a class `scope`.
+def _candidates(seeds: AnnData, scope: int | None) -> np.ndarray:
+    """Rows of the factors of all seeds that may be one: shared ones, or those private to the class at `scope`.
 
     They are active, or could not be judged and are not empty. A shared dim that a class has for itself is the class's.
     """
+    obs, private_to = seeds.obs, np.asarray(seeds.obsm[schema.PRIVATE_TO])
     shared, outcome = (obs["kind"] == "shared").to_numpy(), obs["outcome"].astype(str)
     there = ((outcome == "active") | ((outcome == "under-powered") & (obs["kl"] >= EMPTY_NATS))).to_numpy()
-    private_to = obs["private_to"].astype(str)
-    if not scope:
-        return np.flatnonzero(shared & there & (private_to == "").to_numpy())
-    hidden = shared & [f", {scope}," in f", {text}," for text in private_to]
-    return np.flatnonzero(hidden | (~shared & there & (obs["class"].astype(str) == scope).to_numpy()))
+    if scope is None:
+        return np.flatnonzero(shared & there & ~private_to.any(1))
+    own = (obs["class"].astype(str) == str(seeds.uns[schema.MODEL]["classes"][scope])).to_numpy()
+    return np.flatnonzero((shared & private_to[:, scope]) | (~shared & there & own))
 
 
 def find_factors(seeds: AnnData, settings: ReportSettings) -> list[Factor]:
@@ -129,8 +129,8 @@ def find_factors(seeds: AnnData, settings: ReportSettings) -> list[Factor]:
     obs, effect = seeds.obs, np.asarray(seeds.X)
     numbers = list(dict.fromkeys(obs["seed"].tolist()))
     found = []
-    for scope in ("", *map(str, seeds.uns[schema.MODEL]["classes"])):
-        rows = _candidates(obs, scope)
+    for place, scope in enumerate(("", *map(str, seeds.uns[schema.MODEL]["classes"]))):
+        rows = _candidates(seeds, place - 1 if place else None)
         by_seed = [rows[(obs["seed"].iloc[rows] == number).to_numpy()] for number in numbers]
         effects = [effect[places] for places in by_seed]
         for cluster in match_factors(effects, settings.agreement):
@@ -223,7 +223,7 @@ def scores_of(factors: Sequence[Factor], embedded: Sequence[AnnData]) -> tuple[n
 def losses_of(factors: Sequence[Factor], embedded: Sequence[AnnData]) -> np.ndarray:
     """log-likelihood of each held-out sample that is lost where a factor is set to the mean of its prior, (n, factors).
 
-    In nats, the mean over its members; NaN for samples that train, and outside the class of a private factor.
+    In nats, mean over its members; NaN outside the class of a private factor, and in training samples of shared ones.
     """
     parts = [one.columns(embedded, GAIN_OF) + one.columns(embedded, KL_OF) for one in factors]
     return np.stack([part.mean(0) for part in parts], axis=1) if parts else np.zeros((embedded[0].n_obs, 0))

@@ -50,14 +50,14 @@ def resampled_units(donors: np.ndarray | None) -> tuple[np.ndarray | None, str]:
     """What to resample for the mean over some samples, and how the report calls it.
 
     Args:
-        donors: of each sample, (n,); None where no donor is known.
+        donors: of each sample, (n,), missing where it is not known; None where no donor is.
 
     >>> resampled_units(np.array(["a", "b"]))
     (None, 'samples; donor interval not estimable')
     """
     if donors is None:
         return None, "samples"
-    if len(set(donors)) < MIN_DONORS:
+    if pd.isna(donors).any() or len(set(donors)) < MIN_DONORS:
         return None, "samples; donor interval not estimable"
     return donors, "donors"
 

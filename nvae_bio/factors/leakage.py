@@ -32,6 +32,7 @@ MIN_TRAIN = 5  # samples of a level that a probe is fitted to, at least
 MIN_HELD_OUT = 2  # and that it is scored on
 ENOUGH = f"with {MIN_TRAIN} training and {MIN_HELD_OUT} held-out samples"
 NOT_AUDITED = "not audited"
+OWN_BLOCK = "each class has a block of its own, which tells it by construction"
 COLUMNS = [
     "seed", "target", "latent", "probe", "score", "lower", "upper", "chance", "share", "limit", "verdict", "n_train",
     "n_held_out", "resampled", "note",
@@ -45,9 +46,9 @@ def leakage_audit(embedded: AnnData, settings: ReportSettings, rng_seed: int = 0
 
     The targets are class, batch, donor and, of counts, depth: the log of all counts of the cell. Off z_s they are read
     from all labelled samples together. Off z_c batch, donor and depth are read within each class, one probe a class;
-    what these say of held-out samples is scored together. The class itself is not read off z_c: axes of different
-    classes are unrelated, and the class of the sample has chosen the block. Depth is taken from the mean of the class's
-    training samples, so that classes of different depth do not count twice.
+    what these say of held-out samples is scored together. The class itself is not read off z_c, and a row says so: the
+    class of the sample has chosen its block, so that z_c tells it by construction. Depth is taken from the mean of the
+    class's training samples, so that classes of different depth do not count twice.
 
     The probes are those of `nvae_bio.factors.probes`. Of levels, the likeliest against its share of the training
     samples is predicted: else a rare level would never be, and its leak not be seen. The score is balanced accuracy,
@@ -85,8 +86,10 @@ def leakage_audit(embedded: AnnData, settings: ReportSettings, rng_seed: int = 0
         if column not in obs:
             rows.append(_unasked(target, "", lacking))
             continue
-        asked_of = {name: z for name, z in latents.items() if (target, name) != ("class", "z_c")}
-        for latent, z in asked_of.items():
+        for latent, z in latents.items():
+            if (target, latent) == ("class", "z_c"):
+                rows.append(_unasked(target, latent, OWN_BLOCK))
+                continue
             rows += _read_off(obs, target, latent, z, settings, rng_seed)
     return pd.DataFrame(rows).assign(seed=seed)[COLUMNS]
 
@@ -134,7 +137,7 @@ def _asked(obs: pd.DataFrame, target: str, latent: str) -> pd.DataFrame:
         {"place": np.arange(len(obs)), "group": group, "train": (obs[schema.SPLIT] == "train").to_numpy()}
     )
     if schema.DONOR in obs:
-        table["donor"] = obs[schema.DONOR].astype(str).to_numpy()
+        table["donor"] = obs[schema.DONOR].astype(object).to_numpy()
     table["level"] = label if target == "depth" else values.astype(str).to_numpy()
     table = table[known].copy()
     table["value"] = np.log(values[known].to_numpy(float)) if target == "depth" else table["level"]

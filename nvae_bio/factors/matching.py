@@ -45,8 +45,9 @@ def _assign(clusters: list[Cluster], units: Sequence[np.ndarray], seed: int, agr
     own, result = units[seed], clusters
     centers = np.array([cluster.center(units) for cluster in clusters]).reshape(len(clusters), own.shape[1])
     cos, matched = centers @ own.T, set()
-    for place, row in zip(*linear_sum_assignment(-np.abs(cos)), strict=True):
-        if abs(cos[place, row]) >= agreement:
+    alike = np.abs(cos) >= agreement  # a pair that is none may not cost another its match
+    for place, row in zip(*linear_sum_assignment(np.where(alike, -np.abs(cos), 0)), strict=True):
+        if alike[place, row]:
             clusters[place].rows[seed], clusters[place].signs[seed] = int(row), 1 if cos[place, row] > 0 else -1
             matched.add(int(row))
     return result + [Cluster({seed: row}, {seed: 1}) for row in range(len(own)) if row not in matched]

@@ -15,8 +15,6 @@ from nvae_bio.factors.consensus import Factor, n_needed
 from nvae_bio.factors.matching import units_of
 from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, SHARED
 
-MAJORITY = 0.5  # of the seeds that found a shared factor, the share in which a class must use it
-
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -24,13 +22,15 @@ class Outcomes:
 
     Attributes:
         by_class: `active`, `inactive` or `under-powered`, (factors, C).
-        q: median over the seeds that found the factor, (factors, C); NaN where it was not asked.
+        q: of as many seeds as must find a factor the largest, (factors, C); NaN where it was not asked.
         own: place of the class of a private factor, None of a shared one, (factors,).
+        weak: kind of factor -> classes in which none could have been told from none.
     """
 
     by_class: np.ndarray
     q: np.ndarray
     own: list[int | None]
+    weak: dict[str, set[str]]
 
     def of_factor(self, place: int) -> str:
         """Of a private factor that in its class; of a shared one `active` in any, else `under-powered` in all."""
@@ -78,9 +78,10 @@ def judge(
 ) -> Outcomes:
     """Outcomes of all factors in all classes.
 
-    A private factor is active in its class where enough seeds call it (`n_needed`). A class uses a shared one, found
-    in enough seeds, where half of these say so (`uses_of`). What is not active is
-    under-powered where the class was: planted programmes are missed, or the null is too small for any call.
+    A private factor is active in its class where enough seeds call it (`n_needed`), and a class uses a shared one where
+    as many say so (`uses_of`). What is not active is under-powered where the class was: planted programmes are missed,
+    or the null is too small for any call. The tests of seeds look at the same samples: if each is wrong with
+    probability α, that half of them are has at most 2 α (Rüger 1978), without any assumption on how they depend.
 
     Args:
         factors: of the run.
@@ -95,7 +96,7 @@ def judge(
         "shared": weak_classes(tests, (SHARED,), classes) | set(under_powered),
     }
     q_of_dims, uses = np.asarray(seeds.obsm[schema.Q_BY_CLASS]), uses_of(seeds, settings)
-    is_called = ((seeds.obs["outcome"] == "active") | (seeds.obs["private_to"].astype(str) != "")).to_numpy()
+    is_called = (seeds.obs["outcome"] == "active").to_numpy() | np.asarray(seeds.obsm[schema.PRIVATE_TO]).any(1)
     by_class = np.full((len(factors), len(classes)), "inactive", dtype=object)
     q = np.full((len(factors), len(classes)), np.nan)
     for place, one in enumerate(factors):
@@ -103,13 +104,13 @@ def judge(
         rows, needed = [member.row for member in one.members], n_needed(n_seeds, settings)
         if one.label:
             own = classes.index(one.label)
-            q[place, own] = float(np.median([_own_q(seeds, row) for row in rows]))
+            q[place, own] = np.sort([_own_q(seeds, row) for row in rows])[:needed][-1]
             active = (np.arange(len(classes)) == own) & (is_called[rows].sum() >= needed)
         else:
-            q[place] = np.median(q_of_dims[rows], axis=0)
-            active = (uses[rows].mean(0) >= MAJORITY) & (one.n_found >= needed)
+            q[place] = np.sort(q_of_dims[rows], axis=0)[:needed][-1]
+            active = uses[rows].sum(0) >= needed
         by_class[place, active] = "active"
-    return Outcomes(by_class, q, [classes.index(one.label) if one.label else None for one in factors])
+    return Outcomes(by_class, q, [classes.index(one.label) if one.label else None for one in factors], weak)
 
 
 def readings(

@@ -28,10 +28,6 @@ def alike(effect: np.ndarray, block: np.ndarray, agreement: float) -> np.ndarray
     return np.asarray(connected_components(near, directed=False)[1])
 
 
-def _named(classes: Sequence[str]) -> str:
-    return ", ".join(classes)
-
-
 def read_factors(
     table: pd.DataFrame, effect: np.ndarray, usage: np.ndarray, classes: Sequence[str], agreement: float
 ) -> pd.DataFrame:
@@ -46,12 +42,13 @@ def read_factors(
         agreement: |cos| from which on effects of private factors of different classes count as one.
 
     Returns:
-        Columns reading (a sentence, empty for a factor that is not active and did not spill) and private_to (names of
-        the classes, comma separated, that have the factor for themselves; empty where it is shared or not active).
+        Columns reading (a sentence, empty for a factor that is not active and did not spill) and private_to (a list of
+        the classes that have the factor for themselves; empty where it is shared or not active).
         Private dims of most classes with like effects are one shared factor that spilled, called or not: a null that is
         as short of shared dims as the model calls none of them.
     """
-    reading, private_to = [""] * len(table), [""] * len(table)
+    reading = [""] * len(table)
+    private_to: list[list[str]] = [[] for _ in range(len(table))]
     active = (table["outcome"] == "active").to_numpy()
     kind, label = table["kind"].to_numpy(), table["class"].astype(str).to_numpy()
     used = np.flatnonzero((kind == "private") & (active | (table["kl"] >= EMPTY_NATS).to_numpy()))
@@ -59,16 +56,16 @@ def read_factors(
     for row, group in zip(used, groups, strict=True):
         alike_rows = used[groups == group]
         n_alike, members = len(set(label[alike_rows])), set(label[alike_rows[active[alike_rows]]])
-        having = _named([name for name in classes if name in members])
+        having = [name for name in classes if name in members]
         if n_alike > few(len(classes)):
             reading[row] = f"shared: blocks of {n_alike} classes have like effects; S is too small"
         elif active[row]:
-            reading[row] = f"private to {having}" + (", with like effects" if len(members) > 1 else "")
+            reading[row] = f"private to {', '.join(having)}" + (", with like effects" if len(members) > 1 else "")
             private_to[row] = having
     for row in np.flatnonzero(kind == "shared"):
         alone = list(table["hidden_in"].iloc[row])
         if alone and len(alone) <= few(len(classes)):
-            reading[row], private_to[row] = f"hidden in z_s: private to {_named(alone)}", _named(alone)
+            reading[row], private_to[row] = f"hidden in z_s: private to {', '.join(alone)}", alone
         elif active[row]:
             reading[row] = f"used by {int(usage[row].sum())} of {len(classes)} classes"
     return pd.DataFrame({"reading": reading, "private_to": private_to}, index=table.index)

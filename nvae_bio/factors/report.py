@@ -35,7 +35,7 @@ from nvae_bio.factors.consensus import (
     scores_of,
 )
 from nvae_bio.factors.enrichment import enrich, read_gene_sets
-from nvae_bio.factors.intervals import rubin_interval
+from nvae_bio.factors.intervals import MIN_DONORS, rubin_interval
 from nvae_bio.factors.leakage import leakage_audit
 from nvae_bio.factors.outcomes import Outcomes, judge, readings
 from nvae_bio.factors.power import power_table, under_powered
@@ -113,7 +113,7 @@ def _agreement(run: _Run, one: Factor, used: np.ndarray) -> np.ndarray:
             unknown = np.full(run.seeds.n_vars, np.nan)
             parts.append(unknown if found is None else member.sign * np.asarray(found)[:, member.dim])
         of_class.append(np.mean(parts, axis=0))
-    return effect_agreement(np.array(of_class), used)
+    return effect_agreement(np.array(of_class), used, run.settings.agreement)
 
 
 def _table(
@@ -129,9 +129,10 @@ def _table(
         outcomes: of the factors.
         agreement: of effects between classes, (factors, C).
     """
-    n_seeds, limit, rows = len(run.embedded), run.settings.agreement, []
+    n_seeds, rows = len(run.embedded), []
     for place, one in enumerate(factors):
-        used = outcomes.by_class[place] == "active"
+        by_class = outcomes.by_class[place]
+        used = by_class == "active"
         of_classes = np.nan_to_num(kl[0, place])
         shown = run.classes.index(one.label) if one.label else int((of_classes + 1e6 * used).argmax())
         of_seeds = run.seeds.obs.iloc[[member.row for member in one.members]]
@@ -141,11 +142,14 @@ def _table(
             "members": one.text(run.numbers), "kl": kl[0, place, shown], "kl_lower": kl[1, place, shown],
             "kl_upper": kl[2, place, shown], "kl_class": run.classes[shown], "loss": loss[0, place, shown],
             "loss_lower": loss[1, place, shown], "loss_upper": loss[2, place, shown],
-            "gain": float(of_seeds["gain"].mean()), "p": float(np.median(of_seeds["p"])),
+            "gain": float(of_seeds["gain"].mean()),
+            "p": float(np.median(of_seeds["p"])) if one.label else float("nan"),  # of a class; see q_by_class
             "q": float(np.fmin.reduce(outcomes.q[place])), "outcome": outcomes.of_factor(place),
             "n_used": int(used.sum()), "used_by": ", ".join(np.array(run.classes, dtype=object)[used]),
             "effect_agreement": float(np.fmin.reduce(agreement[place])),
-            "certificate": "" if one.label else certificate(agreement[place], used, run.classes, limit),
+            "certificate": (
+                "" if one.label else certificate(agreement[place], by_class, run.classes, run.settings.agreement)
+            ),
         })  # fmt: skip
     names = pd.Index(names_of(factors), name="factor", dtype=object)
     return pd.DataFrame(rows, index=names, columns=None if rows else list(COLUMNS))
@@ -157,7 +161,10 @@ def _by_class(run: _Run, values: np.ndarray, rng: np.random.Generator) -> tuple[
 
 
 def _consensus(run: _Run, weak: Sequence[str], rng: np.random.Generator) -> tuple[AnnData, list[Factor]]:
-    """The report without the tables that are beside it, and its factors in order."""
+    """The report without the tables that are beside it, and its factors in order.
+
+    In its uns are already the names of the classes of which no private factor could be told.
+    """
     found = find_factors(run.seeds, run.settings)
     nats, _ = _by_class(run, losses_of(found, run.embedded), rng)
     order = named(found, list(np.fmax.reduce(nats[0], axis=1)), len(run.embedded), run.settings)
@@ -182,6 +189,8 @@ def _consensus(run: _Run, weak: Sequence[str], rng: np.random.Generator) -> tupl
     report.obsm[schema.Q_BY_CLASS], report.obsm[schema.AGREEMENT_BY_CLASS] = outcomes.q, agreement
     places = [str(place) for place in range(len(run.classes))]  # names may hold what a file may not
     report.obsm[schema.OUTCOME_BY_CLASS] = pd.DataFrame(outcomes.by_class, index=table.index, columns=places)
+    unable = [name for name in run.classes if name in outcomes.weak["private"]]
+    report.uns[schema.MODEL] = {schema.UNDER_POWERED: np.array(unable, dtype=object)}
     return report, factors
 
 
@@ -221,14 +230,18 @@ def _gene_sets(report: AnnData, settings: ReportSettings) -> tuple[pd.DataFrame 
     """Enrichment of the factors, and what is said of it; None without gene sets."""
     if settings.gene_sets is None:
         return None, []
-    sets = read_gene_sets(Path(settings.gene_sets))
-    return enrich(np.asarray(report.X), list(report.var_names), list(report.obs_names), sets, settings.n_enriched)
+    sets, told = read_gene_sets(Path(settings.gene_sets)), report[report.obs["published"].to_numpy(bool)]
+    return enrich(np.asarray(told.X), list(told.var_names), list(told.obs_names), sets, settings.n_enriched)
 
 
 def _associations(run: _Run, report: AnnData, scored: AnnData) -> tuple[pd.DataFrame, list[str]]:
-    """What goes along with each factor; writes its tag into the report."""
+    """What goes along with each published factor; writes its tag into the report.
+
+    Those that are listed apart are no family to be corrected for, and have no tag.
+    """
     columns, said = columns_of(scored, run.settings)
     scores = pd.DataFrame(scored.obsm[schema.FACTORS], index=scored.obs_names, columns=list(report.obs_names))
+    scores = scores.loc[:, report.obs["published"].to_numpy(bool)]
     donor = scored.obs[schema.DONOR].to_numpy() if schema.DONOR in scored.obs else None
     table = associate(scores, own_class(run.embedded[0]), columns, donor)
     tag = tags(table, run.settings.min_association, run.settings.fdr)
@@ -258,8 +271,8 @@ def report_factors(
         The report, the samples with their scores, what each seed has, and the report in words (docs/outputs.md).
 
     Raises:
-        UserError: nothing given, parts that do not fit together, a class without held-out samples, or settings that
-            the data do not allow.
+        UserError: nothing given, parts that do not fit together, a class without held-out samples, plantings without
+            a null or their settings, or settings that the data do not allow.
     """
     settings = settings or FactorSettings()
     seeds = report_seeds(embedded, settings.report, null, random_seed)
@@ -279,10 +292,10 @@ def report_factors(
     tables[schema.SUSPECTS] = suspect_table(audits, embedded[0].obs[schema.LABEL]) if audits else None
     for column in CATEGORIES:
         report.obs[column] = report.obs[column].astype("category")
-    report.uns[schema.MODEL] = _provenance(run, settings)
+    report.uns[schema.MODEL] |= _provenance(run, settings)
     report.uns[schema.MODEL] |= {key: table for key, table in tables.items() if table is not None}
     report.uns[schema.MODEL][schema.CAPACITY] = capacity(report)
-    notes = [*seeds.uns[schema.MODEL]["notes"], *_notes(run, power), *of_columns, *of_sets]
+    notes = [*seeds.uns[schema.MODEL]["notes"], *_notes(run, report, power), *of_columns, *of_sets]
     report.uns[schema.MODEL]["notes"] = np.array(notes, dtype=object)
     return FactorReport(report, scored, seeds, summary(report, settings.power))
 
@@ -290,9 +303,16 @@ def report_factors(
 def _power(
     run: _Run, settings: FactorSettings, null: pd.DataFrame | None, planted: pd.DataFrame | None
 ) -> pd.DataFrame | None:
-    """How often planted programmes are found; None where none were planted, or nothing can be found without a null."""
-    if planted is None or settings.power is None or null is None:
+    """How often planted programmes are found; None where none were planted.
+
+    Raises:
+        UserError: plantings without their settings, or without a null, with which alone anything is found.
+    """
+    if planted is None:
         return None
+    if settings.power is None or null is None:
+        what = "`power` in the settings" if settings.power is None else "a null (--null)"
+        raise UserError(f"factors: plantings (--planted) are given without {what}; allowed: both, or neither")
     obs = run.embedded[0].obs
     train = obs.loc[obs[schema.SPLIT] == "train", schema.LABEL]
     sizes = np.array([(train == name).sum() for name in run.classes])
@@ -307,9 +327,18 @@ def _null_values(null: pd.DataFrame | None, classes: Sequence[str]) -> pd.DataFr
     return table.assign(**{"class": np.array(classes, dtype=object)[table["class"]]})
 
 
-def _notes(run: _Run, power: pd.DataFrame | None) -> list[str]:
-    """What so few seeds, or no plantings, leave open."""
+def _notes(run: _Run, report: AnnData, power: pd.DataFrame | None) -> list[str]:
+    """What the intervals are over, and what so few seeds, or no plantings, leave open."""
     said = []
+    over = set(report.obs["resampled"].astype(str))
+    if schema.DONOR not in run.embedded[0].obs:
+        said.append("no donor key: intervals are over samples, and samples of one donor are no replicates")
+    elif any("not estimable" in text for text in over):
+        n_donors = run.embedded[0].obs[schema.DONOR].nunique()
+        said.append(
+            f"donor interval not estimable: {n_donors} donors, and {MIN_DONORS} with held-out samples of the class are "
+            "needed, each sample with its own; intervals are over samples"
+        )
     if len(run.embedded) == 1:
         said.append("one seed only: whether another would find the same factors is not known; give three or more")
     if power is None:
@@ -325,6 +354,8 @@ def _provenance(run: _Run, settings: FactorSettings) -> dict[str, object]:
     keys = ("version", "variant", "classes", "fingerprint", "kind", "effect_unit", "n_shared", "n_private", "settings")
     found = {key: model[key] for key in keys} | {key: of_seeds[key] for key in ("n_refits",)}
     found |= {"report": settings.report.model_dump_json(), "seeds": np.array(run.numbers)}
+    if settings.power is not None:
+        found[schema.POWER_SETTINGS] = settings.power.model_dump_json()
     if "image_shape" in of_seeds:
         found["image_shape"] = of_seeds["image_shape"]
     return found

@@ -10,7 +10,7 @@ such factor (`nvae_bio.factors.null`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anndata
 import numpy as np
@@ -93,14 +93,23 @@ def outcome(
     return np.where(active, "active", np.where(sufficient | is_small, "inactive", "under-powered"))
 
 
-def _effects(embedded: AnnData, table: pd.DataFrame, suffix: str = "") -> np.ndarray:
-    """Effect of each factor on each feature, (factors, features); NaN for a class that had no samples."""
-    classes = list(embedded.uns[schema.MODEL]["classes"])
-    rows = []
-    for kind, name, dim in table[["kind", "class", "dim"]].itertuples(index=False):
-        key = schema.EFFECT_SHARED if kind == "shared" else schema.effect_class(classes.index(name))
-        found = embedded.varm.get(key + suffix)
-        rows.append(np.full(embedded.n_vars, np.nan) if found is None else np.asarray(found)[:, dim])
+def _effects(embedded: AnnData, table: pd.DataFrame, hidden: Mapping[int, np.ndarray], suffix: str = "") -> np.ndarray:
+    """Effect of each factor on each feature, (factors, features); NaN for a class that had no samples.
+
+    Args:
+        embedded: of the seed.
+        table: a row a factor: kind, class, dim.
+        hidden: row -> the classes that have this shared dim for themselves, (C,), bool: its effect is that in them.
+        suffix: of an end of the interval.
+    """
+    classes, rows = list(embedded.uns[schema.MODEL]["classes"]), []
+    unknown = np.full(embedded.n_vars, np.nan)
+    for row, (kind, name, dim) in enumerate(table[["kind", "class", "dim"]].itertuples(index=False)):
+        keys = [schema.EFFECT_SHARED if kind == "shared" else schema.effect_class(classes.index(name))]
+        if row in hidden:
+            keys = [schema.effect_shared_class(index) for index in np.flatnonzero(hidden[row]).tolist()]
+        found = [embedded.varm.get(key + suffix) for key in keys]
+        rows.append(np.mean([unknown if part is None else np.asarray(part)[:, dim] for part in found], axis=0))
     return np.array(rows, dtype=np.float32)
 
 
@@ -166,7 +175,7 @@ def class_intervals(
         The means, and what was resampled in each class, (C,).
     """
     labels = test.obs[schema.LABEL].astype(str).to_numpy()
-    donors = test.obs[schema.DONOR].astype(str).to_numpy() if schema.DONOR in test.obs else None
+    donors = test.obs[schema.DONOR].astype(object).to_numpy() if schema.DONOR in test.obs else None
     per_class, resampled = np.zeros((3, kl.shape[1], len(classes))), np.empty(len(classes), dtype=object)
     for index, name in enumerate(classes):
         rows = labels == name
@@ -209,9 +218,13 @@ def _report_seed(
     q_by_class = _judge(table, tested, usage, classes, settings)
     spread, gain = (np.full(q_by_class.shape, np.nan) for _ in range(2))
     spread[shared], gain[shared] = usage.spread.T, usage.shared_excess.T
-    effect = _effects(embedded, table)
+    effect = _effects(embedded, table, {})
     is_used = (q_by_class <= settings.fdr) & ~(spread < MIN_SPREAD) & ~(gain < settings.min_gain)
-    table[["reading", "private_to"]] = read_factors(table, effect, is_used, classes, settings.agreement)
+    said = read_factors(table, effect, is_used, classes, settings.agreement)
+    private_to = np.array([[name in having for name in classes] for having in said["private_to"]])
+    table["reading"], table["private_to"] = said["reading"], said["private_to"].str.join(", ")
+    hidden = {row: private_to[row] for row in np.flatnonzero(shared & private_to.any(1)).tolist()}
+    effect = _effects(embedded, table, hidden)
     table = table.drop(columns="hidden_in")
     table["n_samples"] = [int((label == index).sum()) for index in shown]
     table["resampled"] = resampled[shown]
@@ -219,13 +232,14 @@ def _report_seed(
     by_class = dict(
         zip((schema.KL_BY_CLASS, schema.KL_BY_CLASS_LOWER, schema.KL_BY_CLASS_UPPER), per_class, strict=True)
     )
+    by_class |= {schema.Q_BY_CLASS: q_by_class, schema.SPREAD_BY_CLASS: spread, schema.GAIN_BY_CLASS: gain}
     ends = {schema.EFFECT_LOWER: "_lower", schema.EFFECT_UPPER: "_upper"}
     report = AnnData(
         X=effect,
         obs=table,
         var=embedded.var[[]].copy(),
-        obsm=by_class | {schema.Q_BY_CLASS: q_by_class, schema.SPREAD_BY_CLASS: spread, schema.GAIN_BY_CLASS: gain},
-        layers={key: _effects(embedded, table, suffix) for key, suffix in ends.items()},
+        obsm=by_class | {schema.PRIVATE_TO: private_to},
+        layers={key: _effects(embedded, table, hidden, suffix) for key, suffix in ends.items()},
     )
     return report, tested
 
@@ -263,7 +277,8 @@ def report_seeds(
         has it alone), outcome (active, inactive, under-powered), reading (a sentence), private_to (classes),
         n_samples, resampled, top_up, top_down. `obsm`: kl_by_class, kl_by_class_lower, kl_by_class_upper (factors ×
         classes), nats, q_by_class, spread_by_class (variance of a shared dim within the class beyond what noise makes,
-        prior variances) and gain_by_class (nats, of shared dims). `layers`: effect_lower, effect_upper.
+        prior variances), gain_by_class (nats, of shared dims) and private_to (bool). X of a shared dim that few
+        classes have for themselves is the effect in these. `layers`: effect_lower, effect_upper.
         `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits cannot call, and what the readings say
         of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim, value and
         null_median in nats, p, smallest_p, q, sufficient: whether it could be called were it alone).

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import PowerSettings
-from nvae_bio.factors.capacity import capacity_lines
+from nvae_bio.config import PowerSettings, ReportSettings
+from nvae_bio.factors.associations import OVER_DONORS
+from nvae_bio.factors.capacity import capacity_lines, is_active, is_spilled
+from nvae_bio.factors.enrichment import COLUMNS as ENRICHED
 from nvae_bio.factors.leakage import leakage_lines
 from nvae_bio.factors.power import power_lines
 
 MAX_SUSPECTS = 10
 MAX_APART = 10
+MAX_SETS = 2  # of a factor and direction
 
 
 def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
@@ -26,22 +30,16 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
         power: what was planted; None where nothing was.
     """
     model, obs = report.uns[schema.MODEL], report.obs
-    n_seeds, published = len(model["seeds"]), obs["published"].to_numpy(dtype=bool)
-    has_names = model["kind"] != "images"  # a pixel has none that says anything
-    lines = [
-        "# Factors", "",
-        f"{int((published & (obs['kind'] == 'shared')).sum())} shared and "
-        f"{int((published & (obs['kind'] == 'private')).sum())} private factors that the {n_seeds} seeds agree on"
-        f"{'' if n_seeds > 1 else ' (one seed only)'}; found in fewer seeds: {int((~published).sum())}.",
-    ]  # fmt: skip
+    published, tell = obs["published"].to_numpy(dtype=bool), _Words.of(report)
+    lines = ["# Factors", "", _headline(report)]
     for title, part in (("Shared", "shared"), ("Private", "private")):
         rows = obs[published & (obs["kind"] == part).to_numpy()]
-        lines += ["", f"## {title}", "", *_factors(rows, has_names)]
+        lines += ["", f"## {title}", "", *tell.factors(rows)]
         lines += [] if len(rows) else ["- none"]
     apart = obs[~published]
     if len(apart):
         more = [f"- and {len(apart) - MAX_APART} more"] if len(apart) > MAX_APART else []
-        lines += ["", "## Found in few seeds", "", *_factors(apart.head(MAX_APART), has_names), *more]
+        lines += ["", "## Found in few seeds", "", *tell.factors(apart.head(MAX_APART)), *more]
     lines += ["", "## Capacity", "", *(f"- {line}" for line in capacity_lines(model[schema.CAPACITY]))]
     if schema.POWER in model and power is not None:
         lines += ["", "## Power", "", *(f"- {line}" for line in power_lines(model[schema.POWER], power))]
@@ -51,24 +49,73 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
     return [*lines, "", "## Notes", "", *(f"- {note}" for note in model["notes"])]
 
 
-def _factors(rows: pd.DataFrame, has_names: bool) -> Iterator[str]:
-    for place, name in enumerate(rows.index):
-        yield _factor(str(name), rows.iloc[place], has_names)
+def _headline(report: AnnData) -> str:
+    """How many factors there are, and how many cannot be judged."""
+    obs, n_seeds = report.obs, len(report.uns[schema.MODEL]["seeds"])
+    published, spilled = obs["published"].to_numpy(dtype=bool), is_spilled(report)
+    n_shared, n_private = (int(is_active(report, kind).sum()) for kind in ("shared", "private"))
+    unsure = int((published & ~spilled & (obs["outcome"] == "under-powered").to_numpy()).sum())
+    seeds = f"the {n_seeds} seeds agree on" if n_seeds > 1 else "the one seed has"
+    said = [f"{n_shared} shared and {n_private} private factors are there, by what {seeds}"]
+    said += [f"dims of blocks that hold what most classes share: {int((published & spilled).sum())}"] * any(spilled)
+    said += [f"not to be judged (under-powered): {unsure}"] if unsure else []
+    said += [f"found in too few seeds: {int((~published).sum())}"] if n_seeds > 1 else []
+    return "; ".join(said) + "."
 
 
-def _factor(name: str, row: pd.Series, has_names: bool) -> str:
-    """One factor in a line; with its features where they have names."""
-    agreement = "" if np.isnan(row["agreement"]) else f", alike to {row['agreement']:.2f}"
-    said = row["certificate"] if row["certificate"] and row["outcome"] == "active" else ""
-    parts = [said] if said else []
-    parts.append(f"{row['reading']}{agreement}")
-    parts.append(
-        f"worth {row['loss']:.2f} [{row['loss_lower']:.2f}, {row['loss_upper']:.2f}] nats a sample of {row['kl_class']}"
-    )
-    parts += [f"goes along with {row['tag']}"] if row["tag"] else []
-    for direction, features in (("up", row["top_up"]), ("down", row["top_down"])):
-        parts += [f"{direction}: {features}"] if features and has_names else []
-    return f"- **{name}**: {'; '.join(parts)}"
+@dataclass(frozen=True)
+class _Words:
+    """What all lines on factors need.
+
+    Attributes:
+        has_names: whether features have names that say anything, as those of pixels do not.
+        enriched: gene sets of q at most `fdr`, the best of each factor and direction first.
+        over_samples: columns whose association was tested over samples alone.
+    """
+
+    has_names: bool
+    enriched: pd.DataFrame
+    over_samples: set[tuple[str, str]]
+
+    @classmethod
+    def of(cls, report: AnnData) -> _Words:
+        model = report.uns[schema.MODEL]
+        sets = model.get(schema.ENRICHMENT, pd.DataFrame(columns=list(ENRICHED)))
+        sets = sets[(sets["q"] <= ReportSettings.model_validate_json(model["report"]).fdr).to_numpy()]
+        of = model[schema.ASSOCIATIONS]
+        untested = of[of["role"].isin(OVER_DONORS).to_numpy() & of["donor_p"].isna().to_numpy()]
+        pairs = {(str(factor), str(role)) for factor, role in untested[["factor", "role"]].to_numpy()}
+        return cls(model["kind"] != "images", sets.sort_values("q", kind="stable"), pairs)
+
+    def factors(self, rows: pd.DataFrame) -> Iterator[str]:
+        """A line a factor."""
+        for place, name in enumerate(rows.index):
+            yield self.factor(str(name), rows.iloc[place])
+
+    def factor(self, name: str, row: pd.Series) -> str:
+        """One factor in a line; with its features where they have names."""
+        agreement = "" if np.isnan(row["agreement"]) else f", alike to {row['agreement']:.2f}"
+        said = row["certificate"] if row["certificate"] and row["outcome"] == "active" else ""
+        parts = [said] if said else []
+        parts.append(f"{row['reading']}{agreement}")
+        ends = f"[{row['loss_lower']:.2f}, {row['loss_upper']:.2f}]"
+        parts.append(f"worth {row['loss']:.2f} {ends} nats a sample of {row['kl_class']}")
+        parts += [f"goes along with {self.tag(name, row['tag'])}"] if row["tag"] else []
+        for direction, features in (("up", row["top_up"]), ("down", row["top_down"])):
+            parts += [f"{direction}: {features}{self.sets(name, direction)}"] if features and self.has_names else []
+        return f"- **{name}**: {'; '.join(parts)}"
+
+    def tag(self, name: str, tag: str) -> str:
+        """The tag, and whether it rests on samples alone."""
+        role = tag.partition(":")[0]
+        return f"{tag} (over samples; not tested over donors)" if (name, role) in self.over_samples else tag
+
+    def sets(self, name: str, direction: str) -> str:
+        """The gene sets most enriched in one direction; empty for none."""
+        own = self.enriched[((self.enriched["factor"] == name) & (self.enriched["direction"] == direction)).to_numpy()]
+        best = own.head(MAX_SETS)
+        shown = [f"{found} (q {q:.1g})" for found, q in zip(best["set"], best["q"], strict=True)]
+        return f" (enriched: {', '.join(shown)})" if shown else ""
 
 
 def _suspects(table: pd.DataFrame) -> Iterator[str]:

@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nvae_bio.plot.panels import KIND_COLOR, check_report, classes_of, error_bars, outcomes, short
+from nvae_bio.data.names import listed
+from nvae_bio.plot.panels import (
+    KIND_COLOR,
+    check_report,
+    classes_of,
+    error_bars,
+    is_of_one,
+    outcomes,
+    short,
+    weak_classes,
+)
 from nvae_bio.plot.style import OKABE_ITO, say
 
 MAX_FACTORS = 40
@@ -83,6 +93,12 @@ def _label(factor: pd.Series, name: str) -> str:
     return "\n".join([short(name, 24), f"{found}, {short(factor['tag'], 20)}" if factor["tag"] else found])
 
 
+def _class_labels(report: AnnData) -> list[str]:
+    """Names of the classes, and which of those without a factor of their own could not have shown one."""
+    weak = weak_classes(report) or set()
+    return [short(name, 28) + (" (under-powered)" if name in weak else "") for name in classes_of(report)]
+
+
 def _plot_matrix(ax: Axes, report: AnnData, shown: _Shown) -> None:
     found = outcomes(report)[np.ix_(shown.factors, shown.classes)]
     for row in range(0, len(shown.classes), 2):
@@ -95,8 +111,8 @@ def _plot_matrix(ax: Axes, report: AnnData, shown: _Shown) -> None:
         columns, rows = np.nonzero(found == name)
         ax.scatter(shown.x[columns], rows, s=30, linewidths=0.9, label=name, zorder=2, **dot)
     ax.set_ylim(len(shown.classes) - 0.5, -0.5)
-    names = classes_of(report)
-    ax.set_yticks(range(len(shown.classes)), [short(names[i], 28) for i in shown.classes], fontsize=8)
+    names = _class_labels(report)
+    ax.set_yticks(range(len(shown.classes)), [names[i] for i in shown.classes], fontsize=8)
     texts = [_label(report.obs.iloc[i], str(report.obs_names[i])) for i in shown.factors]
     ax.set_xticks(shown.x, texts, rotation=90, fontsize=7, multialignment="right")
     for label, row in zip(ax.get_xticklabels(), shown.factors, strict=True):
@@ -123,7 +139,7 @@ def _plot_strength(ax: Axes, report: AnnData, shown: _Shown) -> None:
 
 def _plot_counts(ax: Axes, report: AnnData, shown: _Shown) -> None:
     """Published factors that are active in each class: shared ones, and beyond them private ones."""
-    active = (outcomes(report) == "active") & report.obs["published"].to_numpy(bool)[:, None]
+    active = (outcomes(report) == "active") & is_of_one(report)[:, None]
     left = np.zeros(len(shown.classes))
     for kind, color in KIND_COLOR.items():
         counts = active[(report.obs["kind"] == kind).to_numpy()].sum(0)[shown.classes]
@@ -144,9 +160,11 @@ def _plot_legend(ax: Axes, matrix: Axes) -> None:
 
 
 def _title(report: AnnData, shown: _Shown) -> str:
-    obs = report.obs[report.obs["published"].to_numpy(bool)]
-    counts = obs["kind"].value_counts()
+    published, counted = report.obs["published"].to_numpy(bool), is_of_one(report)
+    counts = report.obs["kind"][counted].value_counts()
     text = f"{counts.get('shared', 0)} shared and {counts.get('private', 0)} private factors"
+    n_spilled = int((published & ~counted).sum())
+    text += f", {n_spilled} private dims with what most classes share" if n_spilled else ""
     text += f"; shown: {shown.said}" if shown.said else ""
     if shown.n_published < len(shown.factors):
         text += "\npale, right of the dotted line: found in too few seeds to be published"
@@ -157,9 +175,10 @@ def plot_factor_map(report: AnnData) -> Figure:
     """Factors × classes over everything: who uses what, how strongly, and what it may be besides biology.
 
     A dot is filled where the class was found to use the factor, hollow where it was not, a cross where its samples are
-    too few to tell; no dot where it cannot have the factor. Bars above: log-likelihood of held-out samples lost without
-    the factor (nats a sample; the KL where that was not measured) with interval. Bars at the right: published factors
-    active in each class. Below each factor the seeds that found it and its tag; red tags speak of technique.
+    too few to tell; no dot where it cannot have the factor. The name of a class says so where it has no factor of its
+    own and could not have shown one. Bars above: log-likelihood of held-out samples lost without the factor (nats a
+    sample; the KL where that was not measured) with interval. Bars at the right: published factors active in each
+    class. Below each factor the seeds that found it and its tag; red tags speak of technique.
 
     Args:
         report: factors × features, as the verb `factors` writes it. At most 40 factors and 40 classes are drawn, and
@@ -170,11 +189,13 @@ def plot_factor_map(report: AnnData) -> Figure:
     """
     check_report(report)
     if report.n_obs == 0:
-        return say("No factor was found in this run, not even one to list apart.")
+        weak = sorted(weak_classes(report) or set())
+        said = f"\nUnder-powered, so that this says little: {listed(weak, 8)}." if weak else ""
+        return say(f"No factor was found in this run, not even one to list apart.{said}")
     shown = _choose(report)
     texts = [_label(report.obs.iloc[i], str(report.obs_names[i])) for i in shown.factors]
     below = 0.085 * max(len(line) for text in texts for line in text.split("\n"))
-    beside = 0.085 * max(len(short(name, 28)) for name in classes_of(report))
+    beside = 0.085 * max(len(label) for label in _class_labels(report))
     span = max(float(shown.x[-1]) + 1.6, 8.0)  # columns; few factors are not drawn wide
     widths, heights = [0.3 * span, 1.3], [1.3, max(0.24 * len(shown.classes), 0.6)]
     size = (max(sum(widths) + beside + 0.6, 6.0), sum(heights) + below + 0.7)

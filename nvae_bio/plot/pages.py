@@ -14,32 +14,37 @@ from matplotlib.figure import Figure, SubFigure
 from nvae_bio import schema
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
+from nvae_bio.plot.null import plot_null
 from nvae_bio.plot.panels import (
     check_report,
     classes_of,
+    is_of_one,
     outcomes,
     plot_associations,
     plot_class_bars,
     plot_examples,
     plot_features,
-    plot_null,
     plot_score_map,
     scores_of,
     settings_of,
     short,
     table_of,
+    weak_classes,
 )
+from nvae_bio.plot.power import plot_power, power_line, power_of
 
-MAX_PRIVATE = 3  # private factors of a class with panels of their own
+MAX_PRIVATE = 6  # private factors of a class with panels of their own
 MAX_LISTED = 14  # rows of a list
 MAX_CLASSES = 40  # bars
 WIDTH = 15.0  # inches, of a page
 PANELS_HEIGHT = 3.5  # inches, of the panels of a factor
 LINE_HEIGHT = 0.19  # inches, of a row of a list
+POWER_SIZE = (3.0, 1.9)  # inches, of the curve beside a list
 WRAPPED = 190  # characters a line
+TITLE_WRAPPED = 130
 LIST_PLACES = {  # where each column begins, as a share of the width
-    "factor": 0.0, "outcome": 0.17, "KL (nats)": 0.26, "loss (nats a sample)": 0.38, "seeds": 0.51, "agreement": 0.56,
-    "tag": 0.63, "reading": 0.75,
+    "factor": 0.0, "outcome": 0.18, "KL (nats)": 0.295, "loss (nats a sample)": 0.41, "seeds": 0.53, "agreement": 0.58,
+    "tag": 0.645, "reading": 0.76,
 }  # fmt: skip
 SLUG_LENGTH = 60
 
@@ -65,7 +70,7 @@ def _plural(n: int, what: str) -> str:
 def _page(lines: list[str], heights: list[float]) -> tuple[Figure, list[SubFigure]]:
     """A page with `lines` above, the first of them in bold, and a part below for each of `heights`, in inches."""
     wrapped = [part for line in lines[1:] for part in textwrap.wrap(line, WRAPPED)]
-    title = textwrap.wrap(lines[0], 110)
+    title = textwrap.wrap(lines[0], TITLE_WRAPPED, break_on_hyphens=False)
     above = 0.3 * len(title) + 0.17 * len(wrapped) + 0.1
     figure = Figure(figsize=(WIDTH, above + sum(heights)))
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.05, wspace=0.03)
@@ -75,12 +80,17 @@ def _page(lines: list[str], heights: list[float]) -> tuple[Figure, list[SubFigur
     return figure, parts
 
 
-def _plot_list(part: SubFigure, rows: pd.DataFrame, said: str) -> None:
-    """A table as text, a line a factor."""
+def _list_height(rows: pd.DataFrame, said: str) -> float:
+    """Of a table as text, in inches."""
+    return LINE_HEIGHT * (len(rows) + 1 + bool(said)) + 0.1
+
+
+def _plot_list(part: SubFigure, rows: pd.DataFrame, said: str, height: float) -> None:
+    """A table as text, a line a factor, from the top of a part of so many inches."""
     ax = part.add_axes((0.01, 0.0, 0.98, 1.0))
     ax.axis("off")
     n_lines = len(rows) + 1 + bool(said)
-    ax.set(xlim=(0, 1), ylim=(n_lines, 0))
+    ax.set(xlim=(0, 1), ylim=(n_lines * height / _list_height(rows, said), 0))
     for column, x in LIST_PLACES.items():
         ax.text(x, 0.5, column, fontsize=8, weight="bold", va="center")
         for i, text in enumerate(rows[column]):
@@ -112,7 +122,11 @@ def _enriched(report: AnnData, factor: int) -> str:
     if table.empty:
         return "Gene sets: none were tested." if report.uns[schema.MODEL]["kind"] == "counts" else ""
     fdr = settings_of(report).fdr
-    own = table[(table["factor"].astype(str) == report.obs_names[factor]).to_numpy() & (table["q"] <= fdr)]
+    own = table[(table["factor"].astype(str) == report.obs_names[factor]).to_numpy()]
+    if own.empty:
+        apart = "" if report.obs["published"].iloc[factor] else ", as it is listed apart"
+        return f"Gene sets: none were tested{apart}."
+    own = own[(own["q"] <= fdr).to_numpy()]
     said = []
     for direction in ("up", "down"):
         best = own[own["direction"] == direction].sort_values("q", kind="stable").head(2)
@@ -137,35 +151,28 @@ def _plot_factor(part: SubFigure, report: AnnData, embedded: AnnData, factor: in
     axes = part.subplots(1, 5, width_ratios=[3.3, 2.4, 2.4, 0.8, 3.3])
     plot_score_map(axes[0], embedded, scores, factor, rows)
     plot_features(axes[1], report, factor)
-    plot_null(axes[2], report, factor)
+    plot_null(axes[2], report, embedded, factor)
     plot_associations(axes[3], report, factor)
     plot_examples(axes[4], report, embedded, scores[:, factor], factor, rows)
 
 
-def _power_line(report: AnnData, name: str) -> str:
-    """How often programmes planted into this class are found; empty where that was not measured."""
-    table = table_of(report, schema.POWER)
-    table = table if table.empty else table[(table["class"].astype(str) == name).to_numpy()].sort_values("fold_change")
-    if table.empty:
-        return "Power was not measured." if report.uns[schema.MODEL]["kind"] == "counts" else ""
-    points = [f"{found} of {runs} runs at {change:g}-fold" for change, found, runs in
-              zip(table["fold_change"], table["n_found"], table["n_runs"], strict=True)]  # fmt: skip
-    genes, share = int(table["n_genes"].iloc[0]), float(table["share"].iloc[0])
-    return (
-        f"Power: a programme of {genes} genes in {100 * share:g} % of {name} would be found in {', in '.join(points)}."
-    )
-
-
 def _headline(report: AnnData, private: np.ndarray, place: int) -> str:
-    """What a class has, in one line."""
-    found, published = outcomes(report)[:, place], report.obs["published"].to_numpy(bool)
+    """What a class has, in one line; that it has nothing is not said plainly where it could not have shown it."""
+    name, found = classes_of(report)[place], outcomes(report)[:, place]
+    published, weak = is_of_one(report), weak_classes(report)
     own = pd.Series(found[private][published[private]]).value_counts()
     n_active = int(own.get("active", 0))
     counted = [_plural(n_active, "active private factor") if n_active else "no active private factor"]
+    asked = found if weak is None else found[private]  # shared factors have a null of their own
+    if not n_active and (name in (weak or ()) or "under-powered" in asked):
+        counted[0] += "; too few samples or refits to tell (under-powered)"
+        own = own.drop("under-powered", errors="ignore")  # it is said
     counted += [f"{own[key]} {key}" for key in ("under-powered", "inactive") if key in own]
+    n_spilled = int((report.obs["published"].to_numpy(bool) & ~published)[private].sum())
+    counted += [f"{_plural(n_spilled, 'private dim')} with what most classes share"] if n_spilled else []
     shared = published & (report.obs["kind"] == "shared").to_numpy()
     uses = f"uses {(found[shared] == 'active').sum()} of {_plural(int(shared.sum()), 'shared factor')}"
-    return f"{classes_of(report)[place]}: {', '.join(counted)}; {uses if shared.any() else 'no shared factor'}"
+    return f"{name}: {', '.join(counted)}; {uses if shared.any() else 'no shared factor'}"
 
 
 def _own_factors(report: AnnData, place: int) -> np.ndarray:
@@ -181,10 +188,11 @@ def _own_factors(report: AnnData, place: int) -> np.ndarray:
 
 
 def plot_class_page(report: AnnData, embedded: AnnData, name: str) -> Figure:
-    """All about one class: what it has, the list of its factors, and panels of its first three private factors.
+    """All about one class: what it has, the list of its factors, and panels of its first six private factors.
 
-    Each of these has five: samples by score (others in grey), features with intervals, its statistic against its null,
-    association with columns of obs, and example samples from both ends. A panel whose input is missing says so.
+    Beside the list is the power curve of the class, where power was measured. A factor has five panels: samples by
+    score (others in grey), features with intervals, its statistic against its null, association with columns of obs,
+    and example samples from both ends. A panel whose input is missing says so.
 
     Args:
         report: consensus factors × features, as the verb `factors` writes it.
@@ -205,17 +213,22 @@ def plot_class_page(report: AnnData, embedded: AnnData, name: str) -> Figure:
     rows = (obs[schema.LABEL].astype(object) == name).to_numpy()
     n_held_out = int((rows & (obs[schema.SPLIT] != "train").to_numpy()).sum())
     lines = [_headline(report, private, place), f"{_plural(int(rows.sum()), 'sample')}, {n_held_out} of them held out."]
-    lines += [text for text in [_power_line(report, name)] if text]
+    lines += [text for text in [power_line(report, name)] if text]
     if len(private) == 0:
-        lines.append("No private factor was found in this class, by any seed: there is nothing to draw but the list.")
+        lines.append("No private factor was found in this class, by any seed: there are no panels to draw.")
     if len(private) > MAX_PRIVATE:
         lines.append(f"Panels: the first {MAX_PRIVATE} of {len(private)} private factors.")
     every = np.concatenate([private, shared])
     said = f"and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
     table = _listed(report, every[:MAX_LISTED], place)
-    heights = [LINE_HEIGHT * (len(table) + 1 + bool(said)) + 0.1] + [PANELS_HEIGHT] * min(len(private), MAX_PRIVATE)
-    figure, (top, *parts) = _page(lines, heights)
-    _plot_list(top, table, said)
+    has_power = not power_of(report, name).empty
+    height = max(_list_height(table, said), POWER_SIZE[1] * has_power)
+    figure, (top, *parts) = _page(lines, [height] + [PANELS_HEIGHT] * min(len(private), MAX_PRIVATE))
+    if has_power:
+        widths = [WIDTH - POWER_SIZE[0], POWER_SIZE[0]]
+        top, right = top.subfigures(1, 2, width_ratios=widths, squeeze=False).ravel()
+        plot_power(right.subplots(), report, name)
+    _plot_list(top, table, said, height)
     for part, factor in zip(parts, private, strict=False):
         _plot_factor(part, report, embedded, int(factor), rows)
     return figure
@@ -227,7 +240,7 @@ def _plot_classes(part: SubFigure, report: AnnData, factor: int, places: np.ndar
     titles = {
         "kl": "KL by class (nats)",
         "loss": "lost without it (nats a sample)",
-        "agreement": "effect: cos with all classes",
+        "agreement": "effect: cos with the classes that agree",
     }
     axes = part.subplots(1, 3)
     for ax, (key, title) in zip(axes, titles.items(), strict=True):

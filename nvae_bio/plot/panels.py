@@ -1,4 +1,4 @@
-"""Panels of a page about one factor: where it varies, through what, against its null, with what, and in whom."""
+"""Panels of a page about one factor: where it varies, through what, with what, and in whom; and what all pages ask."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import pandas as pd
 import scipy.sparse
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.plot.factors import plot_bars, plot_effect
 from nvae_bio.plot.images import as_picture, tile
-from nvae_bio.plot.style import EFFECT_CMAP, MISSING, OKABE_ITO
+from nvae_bio.plot.style import EFFECT_CMAP, OKABE_ITO
 
 MAX_POINTS = 20_000
 MAX_COLUMNS = 14  # of obs, in a strip of associations
@@ -29,18 +28,12 @@ N_FEATURES = 7  # each direction
 SCALE = 10_000  # counts are shown as log1p of counts per so many
 NEEDED = ("published", "loss", "n_found", "outcome", "tag", "certificate")  # columns of obs
 KIND_COLOR = {"shared": OKABE_ITO[0], "private": OKABE_ITO[1]}
-STATISTICS = {
-    "own_dim": "bound added beyond chance (nats)",
-    "shared": "KL (nats)",
-    "hidden": "information beyond other classes (nats)",
-}
 BARS: dict[str, dict[str, Any]] = {  # by outcome
     "active": {"color": OKABE_ITO[0]},
     "inactive": {"color": "0.8"},
     "under-powered": {"color": "white", "hatch": "////"},
     "": {"color": "0.9"},
 }
-NULL = "null"  # table in uns["nvae"]: values behind the tests
 
 
 def check_report(report: AnnData) -> None:
@@ -81,6 +74,22 @@ def table_of(report: AnnData, key: str) -> pd.DataFrame:
 def settings_of(report: AnnData) -> ReportSettings:
     """What the report was made with."""
     return ReportSettings.model_validate_json(report.uns[schema.MODEL]["report"])
+
+
+def is_of_one(report: AnnData) -> np.ndarray:
+    """Which published factors count as what their kind says, not as a shared one that spilled into blocks, bool."""
+    from nvae_bio.factors.capacity import is_spilled  # loads torch, which few figures need
+
+    return np.asarray(report.obs["published"].to_numpy(bool) & ~is_spilled(report))
+
+
+def weak_classes(report: AnnData) -> set[str] | None:
+    """Classes that have no factor of their own and could not have shown one; None where the report does not say."""
+    table = table_of(report, schema.CAPACITY)
+    if "under_powered" not in table:
+        return None
+    weak = table["under_powered"].to_numpy(bool) & (table["n_used"] == 0).to_numpy()
+    return set(table.loc[weak, "class"].astype(str))
 
 
 def short(name: str, limit: int) -> str:
@@ -185,76 +194,6 @@ def plot_features(ax: Axes, report: AnnData, factor: int) -> None:
     ax.tick_params(axis="x", labelsize=7)
     ax.set_xlabel(f"{model['effect_unit']}", fontsize=7)
     ax.set_title("effect from −2 to +2 SD", fontsize=8)
-
-
-def member_tests(report: AnnData, factor: int) -> pd.DataFrame:
-    """The tests of a factor's members: a row a seed with statistic, class, dim, value, null_median (nats), p and q.
-
-    A private member was tested by its dim of the own block; a shared one by its usage in the class that the factor is
-    shown in, or, in a private factor, by what the class has there alone.
-    """
-    members, tests = table_of(report, schema.MEMBERS), table_of(report, schema.TESTS)
-    if members.empty or tests.empty:
-        return pd.DataFrame()
-    own = members[(members["factor"].astype(str) == report.obs_names[factor]).to_numpy()]
-    private, label = (own["kind"] == "private").to_numpy(), own["class"].astype(str).to_numpy()
-    of_shared = "shared" if report.obs["kind"].iloc[factor] == "shared" else "hidden"
-    keys = own[["seed", "dim"]].astype(int)
-    keys["statistic"] = np.where(private, "own_dim", of_shared)
-    keys["class"] = np.where(private, label, str(report.obs["kl_class"].iloc[factor]))
-    typed = tests.astype({"seed": int, "dim": int, "statistic": str, "class": str})
-    found: pd.DataFrame = keys.merge(typed, on=list(keys)).sort_values("seed", ignore_index=True)
-    return found
-
-
-def null_values(report: AnnData, statistic: str, name: str) -> np.ndarray:
-    """What a statistic was, in this class, in refits on data without such factors, (n,); none where they are not kept.
-
-    Shared usages are compared with refits on data without any factor, all else with the kind that the settings name.
-    """
-    table = table_of(report, NULL)
-    if table.empty:
-        return np.zeros(0)
-    chosen = (table["statistic"].astype(str) == statistic) & (table["class"].astype(str) == name)
-    if "kind" in table:
-        without_shared = statistic == "shared" or not int(report.uns[schema.MODEL]["n_shared"])
-        chosen &= table["kind"].astype(str) == ("no_factor" if without_shared else settings_of(report).null_kind)
-    return table.loc[chosen, "value"].dropna().to_numpy(float)
-
-
-def plot_null(ax: Axes, report: AnnData, factor: int) -> None:
-    """The statistic of each seed, a line, against the values that it has where no such factor is, a histogram."""
-    found = member_tests(report, factor)
-    if found.empty:
-        say_in(ax, "Not tested: the report has no test of this factor's members.")
-        return
-    statistic, name = found[["statistic", "class"]].value_counts().index[0]
-    found = found[(found["statistic"] == statistic) & (found["class"] == name)]
-    null = null_values(report, statistic, name)
-    if len(null):
-        both = np.concatenate([null, found["value"].to_numpy(float)])
-        ax.hist(null, bins=30, range=(both.min(), both.max()), color=MISSING, label=f"null, {len(null)} values")
-        ax.set_ylabel("null values", fontsize=7)
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    else:
-        median = float(np.median(found["null_median"]))
-        known = bool(np.isfinite(median))
-        ax.set(yticks=[], ylim=(0, 1))
-        if known:
-            ax.axvline(median, color="0.6", linewidth=3, label="median of the null")
-        ax.text(
-            0.5, 0.5, "null values not kept" if known else "no null", ha="center", fontsize=7, transform=ax.transAxes
-        )
-    seeds = f"{len(found)} seed" + "s" * (len(found) != 1)
-    for i, value in enumerate(found["value"].to_numpy(float)):
-        ax.axvline(value, color=OKABE_ITO[5], linewidth=1.2, label=seeds if i == 0 else None)
-    ax.margins(x=0.08)
-    ax.tick_params(labelsize=7)
-    ax.set_xlabel(STATISTICS.get(statistic, statistic), fontsize=7)
-    q = found["q"].to_numpy(float)
-    least = f"least q {np.nanmin(q):.2g}" if np.isfinite(q).any() else "no q"
-    ax.set_title(f"against its null, {least}\nin {short(name, 26)}", fontsize=8)
-    ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
 
 def plot_associations(ax: Axes, report: AnnData, factor: int) -> None:
