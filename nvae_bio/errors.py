@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +18,15 @@ Location = tuple[int | str, ...]
 
 class UserError(Exception):
     """Bad input. The message is one line: the file, the key, the value, and what is allowed (exit code 2)."""
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Whatever is wrong within the block is so in `where`: its line begins with that."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

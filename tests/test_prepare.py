@@ -582,3 +582,17 @@ def test_real_paul15_with_all_genes() -> None:
     adata = real("paul15_3004genes")
     assert adata.n_obs == 2660 and adata.obs["batch"].nunique() == 16
     assert adata.n_vars == 3004 - removed(adata).loc["qc.min_cells", "n_removed"]
+
+
+def test_what_a_factor_report_will_lack_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    adata = toy_counts()
+    adata.obs["split"] = np.array(["train", "train", "validation", "test"])[np.arange(90) % 4]
+    adata.obs["person"] = adata.obs["person"].where(np.arange(90) % 9 > 0)
+    prepare_data(settings(split={"key": "split"}, donor_key="person"), adata)
+    assert "10 of 90 samples have no donor: intervals over donors cannot be had" in caplog.text
+    assert "no held-out sample" not in caplog.text
+    caplog.clear()
+    adata.obs.loc[adata.obs["cell_type"] == "type 1", "split"] = "train"
+    prepare_data(settings(split={"key": "split"}), adata)
+    assert "no held-out sample of class 'type 1': its factors cannot be judged" in caplog.text
+    assert "no donor" not in caplog.text

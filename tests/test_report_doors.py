@@ -1,7 +1,4 @@
-"""The doors of the factor report: real gene sets, one seed, no donors, and wrong input, in Python and by command.
-
-A test marked `xfail` says what should be and is not yet: where it passes, take the mark away.
-"""
+"""The doors of the factor report: real gene sets, one seed, no donors, and wrong input, in Python and by command."""
 
 from __future__ import annotations
 
@@ -491,7 +488,7 @@ def test_what_fits_is_reported() -> None:
     assert len([line for line in lines if "would be found in 10 of 10 runs" in line]) == 3
 
 
-# --- what should be refused and is not, or not in one line ------------------------------------------------------------
+# --- what does not belong together ------------------------------------------------------------------------------------
 
 
 def make_two_runs() -> Given:
@@ -505,24 +502,23 @@ def make_without(column: str) -> Given:
     return Given(given.embedded[:1], [given.audits[0].drop(columns=column)])
 
 
-UNREFUSED: dict[str, tuple[Callable[[], Given], list[str]]] = {
-    "samples in another order": (lambda: make_second(lambda adata: adata[::-1].copy()), ["samples"]),  # no word
-    "some samples alone": (lambda: make_second(lambda adata: adata[:250].copy()), ["samples"]),  # ValueError
-    "some features alone": (lambda: make_second(lambda adata: adata[:, :50].copy()), ["features"]),  # ValueError
-    "seeds of two runs": (make_two_runs, ["seeds of one run"]),  # no word
-    "no planted table": (lambda: make_measured(make_null()), ["'run'"]),  # KeyError
+APART: dict[str, tuple[Callable[[], Given], list[str]]] = {
+    "samples in another order": (lambda: make_second(lambda adata: adata[::-1].copy()), ["samples"]),
+    "some samples alone": (lambda: make_second(lambda adata: adata[:250].copy()), ["samples"]),
+    "some features alone": (lambda: make_second(lambda adata: adata[:, :50].copy()), ["features"]),
+    "seeds of two runs": (make_two_runs, ["seeds of one run"]),
+    "no planted table": (lambda: make_measured(make_null()), ["'run'"]),
     "planted in other classes": (
-        lambda: make_measured(make_planted().replace({"class": {2: 7}})), ["class"]  # IndexError
+        lambda: make_measured(make_planted().replace({"class": {2: 7}})), ["class"]
     ),
-    "planted in some classes": (lambda: make_measured(make_planted().query("`class` < 2")), ["'c2'"]),  # no word
-    "audit without a column": (lambda: make_without("log_odds"), ["'log_odds'"]),  # KeyError
+    "planted in some classes": (lambda: make_measured(make_planted().query("`class` < 2")), ["'c2'"]),
+    "audit without a column": (lambda: make_without("log_odds"), ["'log_odds'"]),
 }  # fmt: skip
 
 
-@pytest.mark.xfail(reason="taken without a word, or a traceback: see UNREFUSED")
-@pytest.mark.parametrize("case", UNREFUSED)
+@pytest.mark.parametrize("case", APART)
 def test_what_does_not_fit_is_refused_in_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
-    make, said = UNREFUSED[case]
+    make, said = APART[case]
     check_refused(make(), said, capsys)
 
 
@@ -534,17 +530,48 @@ UNNAMED: dict[str, tuple[Callable[[], Given], str]] = {
 }
 
 
-@pytest.mark.xfail(reason="the line does not name the file")
 @pytest.mark.parametrize("case", UNNAMED)
 def test_the_line_names_the_file(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     make, name = UNNAMED[case]
     check_command_refused(make_arguments(make()), list(OUTPUTS.values()), [name], capsys)
 
 
-@pytest.mark.xfail(reason="the outputs are written one after the other, so that some are new and others old")
 def test_an_output_that_cannot_be_written_leaves_all_others_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a_file").write_bytes(OLD)
     outputs = {**OUTPUTS, "--summary": "a_file/summary.md"}
     arguments = make_arguments(Given(run_of(1)), outputs)
     there = [name for option, name in OUTPUTS.items() if option != "--summary"]
     check_command_refused(arguments, there, ["a_file"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--report", "embedded-0.h5ad", ["embedded-0.h5ad is read too"]),
+        ("--scores", "audit-0.parquet", ["audit-0.parquet is read too"]),
+        ("--seeds", "./factors.h5ad", ["factors.h5ad is written too"]),
+    ],
+)
+def test_no_file_is_named_twice(option: str, value: str, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = make_arguments(make_audited(run_of(1)[0].obs_names), {**OUTPUTS, option: value})
+    there = [name for name in OUTPUTS.values() if name != OUTPUTS[option]]
+    check_command_refused(arguments, there, [*said, "give each file that is written once"], capsys)
+
+
+def test_a_sample_alone_has_no_interval_and_no_nan_is_written() -> None:
+    run = run_of(2)
+    for adata in run:
+        adata.obs = adata.obs.drop(columns="donor", errors="ignore")
+        rows = np.flatnonzero((adata.obs["label"] == "c1") & (adata.obs["split"] != "train"))
+        adata.obs.iloc[rows[1:], adata.obs.columns.get_loc("split")] = "train"
+    lines = make_report(Given(run)).lines
+    assert any("(too few samples for an interval) nats a sample of c1" in line for line in lines)
+    assert not any("nan" in line for line in lines)
+
+
+def test_that_nothing_was_audited_or_planted_is_said() -> None:
+    lines = make_report(Given(run_of(1), power={})).lines
+    assert any(line.startswith("- no audit was made") for line in lines)
+    assert any(line.startswith("- power is on in the settings, but no plantings are given") for line in lines)
+    lines = make_report(make_audited(run_of(1)[0].obs_names)).lines
+    assert not any("no audit was made" in line or "power is on" in line for line in lines)

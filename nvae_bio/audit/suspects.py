@@ -17,6 +17,10 @@ UNLIKE, DISAGREES = "unlike every class", "classifier disagrees"
 OTHER_CLASS = {  # the column that says which other class a suspicion is about
     DOUBLET: "doublet_with", MISLABEL: "bound_class", BORROWED: "borrowed_from", DISAGREES: "classifier_class"
 }  # fmt: skip
+COLUMNS = (  # of an audit, whatever the model; `borrowed_…` and `doublet_…` come with blocks and counts
+    "bound_own", "bound_class", "bound_best", "log_odds", "classifier_class", "classifier_probability", "unlike",
+    "suspicion",
+)  # fmt: skip
 UNLABELED_NAME = "unlabeled"  # in the table of suspects
 CERTAIN = 1 - 1e-7  # a probability in float32 can be no nearer to 1
 

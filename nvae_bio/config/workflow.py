@@ -57,8 +57,8 @@ class WorkflowSettings(Settings):
                 )
             if run.power is not None and run.report.n_refits == 0:
                 raise ValueError(
-                    f"runs.{name}.power: without a null nothing planted is found; allowed: off, or report.n_refits of 1 "
-                    "or more"
+                    f"runs.{name}.power: without a null nothing planted is found; allowed: off, or report.n_refits of "
+                    "1 or more"
                 )
             if run.report.gene_sets is not None and self.datasets[run.dataset].kind == "images":
                 raise ValueError(f"runs.{name}.report.gene_sets: pixels are no genes; allowed for images: null")

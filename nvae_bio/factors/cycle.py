@@ -6,16 +6,12 @@ the same in other case.
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio import schema
-
-logger = logging.getLogger(__name__)
 
 S_GENES = [
     "MCM5", "PCNA", "TYMS", "FEN1", "MCM2", "MCM4", "RRM1", "UNG", "GINS2", "MCM6", "CDCA7", "DTL", "PRIM1", "UHRF1",
@@ -86,7 +82,6 @@ def cycle_scores(counts: AnnData) -> pd.DataFrame | None:
     """
     reason = no_cycle_reason(counts.var_names)
     if reason:
-        logger.info("%s", reason)
         return None
     import scanpy
 

@@ -26,6 +26,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.factors.decide import of_kind, pooled, pooled_p
 from nvae_bio.factors.null import Detected, detect
 from nvae_bio.factors.planting import Planting, check_plantable, plant
+from nvae_bio.factors.together import check_planted
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, held_out_rows
 
 logger = logging.getLogger(__name__)
@@ -153,23 +154,6 @@ def is_found(found: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray, setting
     return np.asarray(by_block | (by_hidden & (found["r_hidden"] >= MIN_CORRELATION).to_numpy()))
 
 
-def _check_found(found: pd.DataFrame, power: PowerSettings) -> None:
-    """Refuse plantings that are there twice, or without the reference.
-
-    Raises:
-        UserError: they are such.
-    """
-    twice = found[found.duplicated(["run", "fold_change", "class"]).to_numpy()]
-    if len(twice):
-        raise UserError(f"power: planting {twice['run'].iloc[0]} is there twice; give each once")
-    there = sorted(set(found["fold_change"]))
-    if power.reference_fold_change not in there:
-        raise UserError(
-            f"power: nothing was planted at the reference fold change {power.reference_fold_change:g}; allowed: "
-            f"{', '.join(f'{value:g}' for value in there)}"
-        )
-
-
 def power_table(
     found: pd.DataFrame,
     null: pd.DataFrame,
@@ -194,9 +178,9 @@ def power_table(
         Clopper-Pearson interval at `confidence`), n_genes, share, mean_count (of these genes, counts a cell).
 
     Raises:
-        UserError: a planting that is there twice, or none at the reference fold change.
+        UserError: plantings that do not fit (`check_planted`).
     """
-    _check_found(found, power)
+    check_planted(found, power, classes)
     rows, judged = [], found.assign(is_found=is_found(found, null, sizes, settings))
     for _, part in judged.groupby(["class", "fold_change"]):
         first, n_runs, n_found = part.iloc[0], len(part), int(part["is_found"].sum())

@@ -18,7 +18,7 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.audit import consensus_audit, suspect_table
 from nvae_bio.config import FactorSettings, ReportSettings
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, about
 from nvae_bio.factors.associations import associate, columns_of, tags
 from nvae_bio.factors.capacity import capacity
 from nvae_bio.factors.certificate import certificate, effect_agreement
@@ -41,6 +41,7 @@ from nvae_bio.factors.outcomes import Outcomes, judge, readings
 from nvae_bio.factors.power import power_table, under_powered
 from nvae_bio.factors.seeds import class_intervals, report_seeds, top_features
 from nvae_bio.factors.summary import summary
+from nvae_bio.factors.together import check_audit, check_seeds
 from nvae_bio.factors.usage import held_out_rows
 
 Z_95 = 1.959964  # of the intervals of effects in embedded files
@@ -194,21 +195,6 @@ def _consensus(run: _Run, weak: Sequence[str], rng: np.random.Generator) -> tupl
     return report, factors
 
 
-def _checked(embedded: Sequence[AnnData], audits: Sequence[pd.DataFrame]) -> None:
-    """Refuse audits that are not of these samples.
-
-    Raises:
-        UserError: another number of them, or other samples.
-    """
-    if audits and len(audits) != len(embedded):
-        raise UserError(
-            f"factors: {len(audits)} audits for {len(embedded)} embedded data sets; give one a seed, or none"
-        )
-    for table in audits:
-        if not table.index.equals(embedded[0].obs_names):
-            raise UserError("factors: an audit is of other samples than the embedded data sets; audit these")
-
-
 def _scored(run: _Run, factors: Sequence[Factor], names: Sequence[str], audits: Sequence[pd.DataFrame]) -> AnnData:
     """The samples with their consensus scores, and the mean over seeds of what the audits say."""
     first = run.embedded[0]
@@ -226,12 +212,15 @@ def _scored(run: _Run, factors: Sequence[Factor], names: Sequence[str], audits: 
     return adata
 
 
-def _gene_sets(report: AnnData, settings: ReportSettings) -> tuple[pd.DataFrame | None, list[str]]:
-    """Enrichment of the factors, and what is said of it; None without gene sets."""
-    if settings.gene_sets is None:
+def _enrichment(
+    report: AnnData, sets: pd.DataFrame | None, settings: ReportSettings
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """Enrichment of the published factors, and what is said of it; None without gene sets."""
+    if sets is None:
         return None, []
-    sets, told = read_gene_sets(Path(settings.gene_sets)), report[report.obs["published"].to_numpy(bool)]
-    return enrich(np.asarray(told.X), list(told.var_names), list(told.obs_names), sets, settings.n_enriched)
+    told = report[report.obs["published"].to_numpy(bool)]
+    with about(str(settings.gene_sets)):
+        return enrich(np.asarray(told.X), list(told.var_names), list(told.obs_names), sets, settings.n_enriched)
 
 
 def _associations(run: _Run, report: AnnData, scored: AnnData) -> tuple[pd.DataFrame, list[str]]:
@@ -275,8 +264,15 @@ def report_factors(
             a null or their settings, or settings that the data do not allow.
     """
     settings = settings or FactorSettings()
+    sets = None if settings.report.gene_sets is None else read_gene_sets(Path(settings.report.gene_sets))
+    check_seeds(embedded)
+    if audits and len(audits) != len(embedded):
+        raise UserError(
+            f"factors: {len(audits)} audits for {len(embedded)} embedded data sets; give one a seed, or none"
+        )
+    for audit in audits:
+        check_audit(audit, embedded[0])
     seeds = report_seeds(embedded, settings.report, null, random_seed)
-    _checked(embedded, audits)
     classes = [str(name) for name in embedded[0].uns[schema.MODEL]["classes"]]
     run = _Run(embedded, seeds, classes, held_out_rows(embedded[0].obs, classes), settings.report)
     power = _power(run, settings, null, planted)
@@ -286,7 +282,7 @@ def report_factors(
     tables: dict[str, pd.DataFrame | None] = {schema.POWER: power}
     tables[schema.MEMBERS] = member_table(factors, list(report.obs_names), seeds)
     tables[schema.ASSOCIATIONS], of_columns = _associations(run, report, scored)
-    tables[schema.ENRICHMENT], of_sets = _gene_sets(report, settings.report)
+    tables[schema.ENRICHMENT], of_sets = _enrichment(report, sets, settings.report)
     tables[schema.LEAKAGE] = pd.concat([leakage_audit(one, settings.report) for one in embedded], ignore_index=True)
     tables[schema.TESTS], tables["null"] = seeds.uns[schema.MODEL][schema.TESTS], _null_values(null, classes)
     tables[schema.SUSPECTS] = suspect_table(audits, embedded[0].obs[schema.LABEL]) if audits else None
@@ -295,7 +291,8 @@ def report_factors(
     report.uns[schema.MODEL] |= _provenance(run, settings)
     report.uns[schema.MODEL] |= {key: table for key, table in tables.items() if table is not None}
     report.uns[schema.MODEL][schema.CAPACITY] = capacity(report)
-    notes = [*seeds.uns[schema.MODEL]["notes"], *_notes(run, report, power), *of_columns, *of_sets]
+    left_open = _notes(run, report, power, has_audits=bool(audits), is_power_on=settings.power is not None)
+    notes = [*seeds.uns[schema.MODEL]["notes"], *left_open, *of_columns, *of_sets]
     report.uns[schema.MODEL]["notes"] = np.array(notes, dtype=object)
     return FactorReport(report, scored, seeds, summary(report, settings.power))
 
@@ -327,8 +324,8 @@ def _null_values(null: pd.DataFrame | None, classes: Sequence[str]) -> pd.DataFr
     return table.assign(**{"class": np.array(classes, dtype=object)[table["class"]]})
 
 
-def _notes(run: _Run, report: AnnData, power: pd.DataFrame | None) -> list[str]:
-    """What the intervals are over, and what so few seeds, or no plantings, leave open."""
+def _notes(run: _Run, report: AnnData, power: pd.DataFrame | None, *, has_audits: bool, is_power_on: bool) -> list[str]:
+    """What the intervals are over, and what so few seeds, no plantings or no audit leave open."""
     said = []
     over = set(report.obs["resampled"].astype(str))
     if schema.DONOR not in run.embedded[0].obs:
@@ -341,9 +338,12 @@ def _notes(run: _Run, report: AnnData, power: pd.DataFrame | None) -> list[str]:
         )
     if len(run.embedded) == 1:
         said.append("one seed only: whether another would find the same factors is not known; give three or more")
+    if not has_audits:
+        said.append("no audit was made: no sample was looked at for a wrong label, or for two cells in one")
     if power is None:
         said.append(
-            "power was not measured: `inactive` says that nothing was called, not that a factor would have been found"
+            ("power is on in the settings, but no plantings are given; " if is_power_on else "")
+            + "power was not measured: `inactive` says that nothing was called, not that a factor would have been found"
         )
     return said
 

@@ -19,10 +19,10 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
-from nvae_bio.errors import UserError
 from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
+from nvae_bio.factors.together import check_seeds
 from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
 
 PLACE = ["kind", "class", "dim"]  # what names a factor of a seed
@@ -287,17 +287,8 @@ def report_seeds(
         UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.
     """
     settings = settings or ReportSettings()
-    if not embedded:
-        raise UserError("factors: at least one embedded data set is needed")
-    first, *others = embedded
-    for other in others:
-        for key in ("classes", "fingerprint", "variant"):
-            if not np.array_equal(first.uns[schema.MODEL][key], other.uns[schema.MODEL][key]):
-                raise UserError(
-                    f"factors: the embedded data sets differ in uns['nvae'][{key!r}]; give seeds of one run"
-                )
-    if len({int(e.uns[schema.MODEL]["seed"]) for e in embedded}) < len(embedded):
-        raise UserError("factors: two of the embedded data sets have the same seed")
+    check_seeds(embedded)
+    first = embedded[0]
     rngs = [np.random.default_rng((random_seed, i)) for i in range(len(embedded))]
     found = [_report_seed(e, settings, null, rng) for e, rng in zip(embedded, rngs, strict=True)]
     report = anndata.concat([part for part, _ in found], merge="same")

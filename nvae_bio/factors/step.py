@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +15,10 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.config import FactorSettings
 from nvae_bio.data.files import atomic_path, read_embedded, read_table, write_anndata, write_csv, write_table
-from nvae_bio.errors import UserError
-from nvae_bio.factors.report import report_factors
+from nvae_bio.data.names import listed
+from nvae_bio.errors import UserError, about
+from nvae_bio.factors.report import FactorReport, report_factors
+from nvae_bio.factors.together import check_audit, check_planted, check_seeds
 
 logger = logging.getLogger(__name__)
 
@@ -87,27 +91,61 @@ def _read_audit(path: Path) -> pd.DataFrame:
     return table.set_index("sample")
 
 
+def _check_paths(evidence: Evidence, written: Written) -> None:
+    """Refuse an output that is an input, or another output.
+
+    Raises:
+        UserError: it is such.
+    """
+    outputs = [path for path in astuple(written) if path is not None]
+    taken = {path.resolve(): "read" for paths in astuple(evidence) for path in paths}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise UserError(f"factors: {path} is {taken[path.resolve()]} too; give each file that is written once")
+        taken[path.resolve()] = "written"
+
+
+def _write(found: FactorReport, written: Written) -> None:
+    """All files, or none."""
+    report, lines = found.factors, "\n".join(found.lines) + "\n"
+    suspects = report.uns[schema.MODEL].get(schema.SUSPECTS, pd.DataFrame(columns=SUSPECT_COLUMNS))
+    writers: dict[str, Callable[[Path], object]] = {
+        "report": partial(write_anndata, report),
+        "table": partial(write_table, factor_table(report)),
+        "seeds": partial(write_anndata, found.seeds),
+        "scores": partial(write_anndata, found.embedded),
+        "suspects": partial(write_csv, suspects),
+        "summary": lambda path: path.write_text(lines, encoding="utf-8"),
+    }
+    with ExitStack() as stack:
+        for name, write in writers.items():
+            path = getattr(written, name)
+            if path is not None:
+                write(stack.enter_context(atomic_path(path)))
+
+
 def factors(evidence: Evidence, written: Written, settings: FactorSettings) -> None:
-    """Read what the seeds of a run, its null, its audits and its plantings say; write its factor report."""
+    """Read what the seeds of a run, its null, its audits and its plantings say; write its factor report.
+
+    Raises:
+        UserError: files that cannot be read or do not belong together, or one that is named twice.
+    """
+    _check_paths(evidence, written)
     null, planted = (
         pd.concat([read_table(path) for path in paths], ignore_index=True) if paths else None
         for paths in (evidence.null, evidence.planted)
     )
-    embedded, audits = map(read_embedded, evidence.embedded), map(_read_audit, evidence.audit)
-    found = report_factors(list(embedded), settings, null, list(audits), planted)
+    embedded, audits = list(map(read_embedded, evidence.embedded)), list(map(_read_audit, evidence.audit))
+    check_seeds(embedded, [str(path) for path in evidence.embedded])
+    for path, audit in zip(evidence.audit, audits, strict=True):
+        with about(str(path)):
+            check_audit(audit, embedded[0])
+    if planted is not None and settings.power is not None:
+        with about(listed(evidence.planted, 3)):
+            check_planted(planted, settings.power, [str(name) for name in embedded[0].uns[schema.MODEL]["classes"]])
+    found = report_factors(embedded, settings, null, audits, planted)
+    _write(found, written)
     report = found.factors
-    for path, adata in ((written.seeds, found.seeds), (written.scores, found.embedded)):
-        if path is not None:
-            write_anndata(adata, path)
-    if written.table is not None:
-        write_table(factor_table(report), written.table)
-    if written.suspects is not None:
-        suspects = report.uns[schema.MODEL].get(schema.SUSPECTS, pd.DataFrame(columns=SUSPECT_COLUMNS))
-        write_csv(suspects, written.suspects)
-    if written.summary is not None:
-        with atomic_path(written.summary) as part:
-            part.write_text("\n".join(found.lines) + "\n", encoding="utf-8")
-    write_anndata(report, written.report)
     counts = report.obs["kind"][report.obs["published"].astype(bool)].value_counts()
     logger.info(
         "%d factors: %s", report.n_obs, ", ".join(f"{n} {name}" for name, n in counts.items()) or "none published"

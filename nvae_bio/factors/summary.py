@@ -98,7 +98,8 @@ class _Words:
         said = row["certificate"] if row["certificate"] and row["outcome"] == "active" else ""
         parts = [said] if said else []
         parts.append(f"{row['reading']}{agreement}")
-        ends = f"[{row['loss_lower']:.2f}, {row['loss_upper']:.2f}]"
+        known = np.isfinite([row["loss_lower"], row["loss_upper"]]).all()
+        ends = f"[{row['loss_lower']:.2f}, {row['loss_upper']:.2f}]" if known else "(too few samples for an interval)"
         parts.append(f"worth {row['loss']:.2f} {ends} nats a sample of {row['kl_class']}")
         parts += [f"goes along with {self.tag(name, row['tag'])}"] if row["tag"] else []
         for direction, features in (("up", row["top_up"]), ("down", row["top_down"])):

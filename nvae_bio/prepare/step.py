@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choo
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
 from nvae_bio.prepare.scaling import scale_features, scale_size_factors
 from nvae_bio.prepare.split import TRAIN, held_out_samples, random_keys, split_samples
+
+logger = logging.getLogger(__name__)
 
 N_QC_CELLS = 20_000  # cells of the QC table, at most
 
@@ -133,6 +136,22 @@ def _quality_control(
     return source[keep], known[keep].copy(), table
 
 
+def _warn_of_gaps(known: pd.DataFrame, where: str) -> None:
+    """Say what a factor report will not be able to do with these samples."""
+    label, held_out = known[schema.LABEL], known[schema.SPLIT] != TRAIN
+    lacking = sorted(set(label.dropna()) - set(label[held_out].dropna()))
+    if lacking:
+        logger.warning(
+            "%s: no held-out sample of class %s: its factors cannot be judged, and `nvae-bio factors` will refuse",
+            where, ", ".join(map(repr, lacking)),
+        )  # fmt: skip
+    if schema.DONOR in known and known[schema.DONOR].isna().any():
+        logger.warning(
+            "%s: %d of %d samples have no donor: intervals over donors cannot be had",
+            where, known[schema.DONOR].isna().sum(), len(known),
+        )  # fmt: skip
+
+
 def _split_and_select(
     source: AnnData, known: pd.DataFrame, settings: Dataset, log: RemovalLog, where: str
 ) -> tuple[AnnData, pd.DataFrame]:
@@ -148,6 +167,7 @@ def _split_and_select(
     known[schema.SPLIT], fold = split_samples(known[schema.LABEL], donor, own, settings.split, where, held_out)
     if fold is not None:
         known[schema.FOLD] = fold
+    _warn_of_gaps(known, where)
     train = (known[schema.SPLIT] == TRAIN).to_numpy()
     if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
         given = source.obs[settings.size_factor_key]
