@@ -528,11 +528,3 @@ def test_plantings_without_a_null_or_settings_are_refused() -> None:
         report_factors(run_of(), FactorSettings(power=PowerSettings()), planted=planted)
     with pytest.raises(UserError, match=r"plantings .* without `power` in the settings"):
         report_factors(run_of(), null=make_null(), planted=planted)
-
-
-def test_audits_that_do_not_fit_are_refused() -> None:
-    table = pd.DataFrame({"suspicion": ""}, index=run_of(1)[0].obs_names)
-    with pytest.raises(UserError, match="1 audits for 3 embedded data sets"):
-        report_factors(run_of(), null=make_null(), audits=[table])
-    with pytest.raises(UserError, match="an audit is of other samples"):
-        report_factors(run_of(1), null=make_null(), audits=[table.iloc[1:]])
