@@ -12,7 +12,8 @@ import yaml
 
 from nvae_bio.config import FitSettings, StudySettings, WorkflowSettings, load_config, parse_settings
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.study import MARKED, of_metric, page_text, study, summary
+from nvae_bio.evaluate.step import COLUMNS
+from nvae_bio.evaluate.study import MARKED, of_metric, page_text, plot_scores, study, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
@@ -294,3 +295,18 @@ def test_every_study_of_the_repository_has_seeds_enough() -> None:
     for path in (ROOT / "config" / "studies").glob("*.yaml"):
         rows = yaml.safe_load(path.read_text())["study"]["rows"]
         assert all(row["variants"]["nvae-default"] >= 3 for row in rows.values())
+
+
+def test_a_panel_has_the_lines_that_have_its_metric_and_a_metric_of_one_line_has_none() -> None:
+    rows = [(data, "ours", seed, "fdr", 0.1 * seed) for data in ("a", "b") for seed in range(3)]
+    rows += [("a", other, 0, "auroc", 0.9) for other in ("ours", "peer")] + [("a", "ours", 0, "alone", 1.0)]
+    scores = pd.DataFrame(rows, columns=COLUMNS)
+    first, second = plot_scores(scores, {"fdr": 0.05, "alone": None, "auroc": None}).axes
+    assert [ax.get_title() for ax in (first, second)] == ["fdr", "auroc"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a · ours", "b · ours"]
+    assert [label.get_text() for label in second.get_yticklabels()] == ["a · ours", "a · peer"]
+    bars = [line.get_xdata()[0] for line in first.lines]
+    assert bars == pytest.approx([0.1, 0.1, 0.05])  # two means, and the bar to reach
+    of_one = scores[(scores["dataset"] == "a") & (scores["variant"] == "ours")]
+    assert [ax.get_title() for ax in plot_scores(of_one, {"fdr": None, "alone": None}).axes] == ["fdr", "alone"]
+    assert not plot_scores(scores, {"nothing": None}).axes

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nvae_bio.config import StudySettings
 from nvae_bio.data.files import atomic_path, read_file, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.step import COLUMNS
-from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, make_panels
+from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, say
 
 logger = logging.getLogger(__name__)
 
@@ -85,26 +86,41 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figure:
-    """A panel a metric: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed."""
-    places = scores[["dataset", "variant"]].drop_duplicates().to_numpy()
-    names = [" · ".join(place) for place in places]
-    width = 3.0 + 0.035 * max(map(len, names))  # inches a panel; the names are beside one of two
-    figure, panels = make_panels(len(metrics), width, 0.6 + 0.2 * len(places), n_columns=2)
-    for index, (panel, (metric, bar)) in enumerate(zip(panels, metrics.items(), strict=True)):
-        found = of_metric(scores, metric)
-        for line, place in enumerate(places):
-            values = found[_at(found, *place)]["value"].dropna().to_numpy()
-            if len(values):
-                shifts = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
-                panel.scatter(values, line + shifts, s=9, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
-                panel.plot([values.mean()] * 2, [line - 0.35, line + 0.35], color=OKABE_ITO[6], linewidth=1.5)
-        if bar is not None:
-            panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
-        panel.set_ylim(len(places) - 0.5, -0.5)
-        panel.set_yticks(range(len(places)), labels=names if index % 2 == 0 else [])
-        panel.locator_params(axis="x", nbins=4)
-        panel.set_title(metric)
+    """A panel a metric: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed.
+
+    A panel has the lines that have its metric; a metric that but one of several lines has is in the table alone.
+    """
+    found = {metric: of_metric(scores, metric).dropna(subset="value") for metric in metrics}
+    places = {metric: of[["dataset", "variant"]].drop_duplicates().to_numpy() for metric, of in found.items()}
+    needed = min(2, len(scores[["dataset", "variant"]].drop_duplicates()))
+    drawn = [metric for metric in metrics if len(places[metric]) >= needed]
+    if not drawn:
+        return say("No score of the metrics that this study names.")
+    rows = [drawn[start : start + 2] for start in range(0, len(drawn), 2)]
+    heights = [0.6 + 0.2 * max(len(places[metric]) for metric in row) for row in rows]
+    width = 2.6 + 0.07 * max(len(" · ".join(place)) for metric in drawn for place in places[metric])  # inches a panel
+    figure = Figure(figsize=(width * 2, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), 2, height_ratios=heights)
+    for number, row in enumerate(rows):
+        for column, metric in enumerate(row):
+            panel = figure.add_subplot(grid[number, column])
+            _plot_metric(panel, found[metric], places[metric], metrics[metric])
+            panel.set_title(metric)
     return figure
+
+
+def _plot_metric(panel: Axes, found: pd.DataFrame, places: np.ndarray, bar: float | None) -> None:
+    """The lines of one metric, at `places`, (lines, 2): data set and variant."""
+    for line, place in enumerate(places):
+        values = found[_at(found, *place)]["value"].to_numpy()
+        shifts = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
+        panel.scatter(values, line + shifts, s=9, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
+        panel.plot([values.mean()] * 2, [line - 0.35, line + 0.35], color=OKABE_ITO[6], linewidth=1.5)
+    if bar is not None:
+        panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
+    panel.set_ylim(len(places) - 0.5, -0.5)
+    panel.set_yticks(range(len(places)), labels=[" · ".join(place) for place in places])
+    panel.locator_params(axis="x", nbins=4)
 
 
 def page_text(before: str | None, table: pd.DataFrame, name: str) -> str:
