@@ -25,7 +25,7 @@ from anndata import AnnData
 from benchmarks.data import simulated
 from benchmarks.pairs import exponent
 from nvae_bio import schema
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.files import write_csv
 
 RESULTS = Path(__file__).parent / "results" / "report.csv"
 SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS, N_SETS = (2_500, 5_000, 10_000), 2000, 20, 5, 4, 50
@@ -101,8 +101,7 @@ def main() -> None:
         table.loc[table["step"] == step, "exponent"] = round(
             exponent(list(of_step["n_cells"]), list(of_step["seconds"])), 2
         )
-    with atomic_path(RESULTS) as part:
-        table.to_csv(part, index=False)
+    write_csv(table, RESULTS)
     click.echo(table.to_string(index=False))
 
 

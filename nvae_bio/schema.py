@@ -78,6 +78,7 @@ CAPACITY = "capacity"  # how many private factors each class has
 POWER = "power"  # how often planted programmes are found
 POWER_SETTINGS = "power_settings"  # what was planted, and how often is enough, as JSON
 SUSPECTS = "suspects"  # samples whose label or content the model doubts
+NULL = "null"  # values of the refits that the tests compare with
 TESTS = "tests"  # in uns["nvae"]: a table of everything that was tested
 EFFECT_LOWER = "effect_lower"
 EFFECT_UPPER = "effect_upper"

@@ -17,6 +17,7 @@ from nvae_bio.data.files import atomic_path, read_report
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
 from nvae_bio.factors.capacity import capacity, is_active, is_hidden, is_published
+from nvae_bio.factors.reading import is_spilled
 from nvae_bio.train.held_out import EMPTY_NATS
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _n_shared(report: AnnData, model: ModelSettings) -> Found:
     if not n:
         return {}, []
     published = report.obs[report.obs["published"].to_numpy(bool)]
-    if published["reading"].astype(str).str.contains("S is too small").any():
+    if is_spilled(published).any():
         return {"n_shared": 2 * n}, [f"n_shared {n} -> {2 * n}: a shared factor lies in the blocks of most classes"]
     active = is_active(report, "shared")
     spare = report.obs[(report.obs["kind"] == "shared").to_numpy() & ~active]

@@ -21,6 +21,13 @@ def file_option(name: str, text: str, *, required: bool = True, multiple: bool =
     return click.option(name, type=FILE, required=required, multiple=multiple, help=text)
 
 
+def model_options(what: str = "model") -> Option:
+    """`--weights` and `--card` of a trained model."""
+    weights = file_option("--weights", f"weights of the {what} (.safetensors)")
+    card = file_option("--card", f"card of the {what} (.json)")
+    return lambda command: weights(card(command))
+
+
 def settings_option(section: str, entry: str, *, required: bool = False) -> Option:
     """The `--settings` option: JSON text, a YAML file, or one entry of a config file."""
     text = f"{section}: JSON text, a YAML file, or an entry of a config such as config.yaml:{entry}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nvae_bio.cli.base import FOLDER, cli, file_option, settings_option
+from nvae_bio.cli.base import FOLDER, cli, file_option, model_options, settings_option
 from nvae_bio.config import (
     GenerationSettings,
     load_settings,
@@ -15,8 +15,7 @@ from nvae_bio.config import (
 
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
-@file_option("--weights", "weights of the model (.safetensors)")
-@file_option("--card", "card of the model (.json)")
+@model_options()
 @file_option("--samples", "ancestral samples to write (.h5ad)")
 @file_option("--traversals", "traversals of all factors to write (.h5ad)")
 @settings_option("`generation` of a run", "runs.digits")

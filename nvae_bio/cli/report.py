@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nvae_bio.cli.base import cli, file_option, settings_option
+from nvae_bio.cli.base import cli, file_option, model_options, settings_option
 from nvae_bio.config import (
     AuditSettings,
     FactorSettings,
@@ -17,8 +17,7 @@ from nvae_bio.config import (
 
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
-@file_option("--weights", "weights of the model (.safetensors)")
-@file_option("--card", "card of the model (.json)")
+@model_options()
 @file_option("--output", "what is said of each sample, to write (.parquet)")
 @settings_option("`audit` of a run", "runs.digits")
 def audit(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:

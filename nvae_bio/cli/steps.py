@@ -7,7 +7,7 @@ from typing import get_args
 
 import click
 
-from nvae_bio.cli.base import cli, file_option, settings_option
+from nvae_bio.cli.base import cli, file_option, model_options, settings_option
 from nvae_bio.config import (
     EmbeddingSettings,
     FitSettings,
@@ -90,8 +90,7 @@ def train(
 
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
-@file_option("--weights", "weights of the model (.safetensors)")
-@file_option("--card", "card of the model (.json)")
+@model_options()
 @file_option("--output", "embedded data set to write (.h5ad)")
 @settings_option("`embedding` of a run", "runs.digits")
 def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:
@@ -108,8 +107,7 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
 
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
-@file_option("--weights", "weights of the base model (.safetensors)")
-@file_option("--card", "card of the base model (.json)")
+@model_options("base model")
 @file_option("--output", "what the detector finds, to write (.parquet)")
 @settings_option("`model` and `training` of the run", "runs.digits")
 @click.option(

@@ -23,9 +23,9 @@ from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import of_seed
 from nvae_bio.evaluate.planted import MIN_CORRELATION, Known, correlations
-from nvae_bio.factors.capacity import is_spilled
 from nvae_bio.factors.cycle import cycle_genes
 from nvae_bio.factors.outcomes import uses_of
+from nvae_bio.factors.reading import is_spilled
 from nvae_bio.factors.usage import few
 
 MIN_NATS = 0.1  # of `kl-threshold`: a class uses a factor on which its held-out samples spend so much
@@ -81,7 +81,7 @@ class Published:
         return cls(
             scores=np.asarray(embedded.obsm[schema.FACTORS], dtype=float)[:, rows],
             effect=np.asarray(kept.X, dtype=float),
-            used=used | is_spilled(report)[rows, None],
+            used=used | is_spilled(report.obs)[rows, None],
             classes=_classes(report),
             certificate=[str(text) for text in kept.obs["certificate"]],
             tag=[str(text) for text in kept.obs["tag"]],

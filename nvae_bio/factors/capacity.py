@@ -7,8 +7,8 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.factors.reading import is_spilled
 
-SPILLED = "S is too small"  # how the reading of a shared factor in private blocks ends
 HIDDEN_SHARE = 0.5  # of the seeds, in which a private factor must lie in z_s to be called hidden there
 
 
@@ -17,14 +17,11 @@ def is_published(report: AnnData, kind: str) -> np.ndarray:
     return np.asarray((report.obs["kind"] == kind).to_numpy() & report.obs["published"].to_numpy(bool))
 
 
-def is_spilled(report: AnnData) -> np.ndarray:
-    """Which private factors are one shared factor that the blocks of most classes hold, (factors,), bool."""
-    return np.asarray(report.obs["reading"].astype(str).str.contains(SPILLED, regex=False))
-
-
 def is_active(report: AnnData, kind: str) -> np.ndarray:
     """Which factors of a kind are there, and are of that kind, wherever they lie, (factors,), bool."""
-    return np.asarray(is_published(report, kind) & (report.obs["outcome"] == "active").to_numpy() & ~is_spilled(report))
+    return np.asarray(
+        is_published(report, kind) & (report.obs["outcome"] == "active").to_numpy() & ~is_spilled(report.obs)
+    )
 
 
 def is_hidden(report: AnnData) -> np.ndarray:
@@ -58,7 +55,7 @@ def capacity(report: AnnData) -> pd.DataFrame:
 
     table = pd.DataFrame({"class": classes, "n_private": n_private, "n_used": counted(used)})
     table["n_hidden"], table["n_found_once"] = counted(used & is_hidden(report)), counted(once)
-    table["n_spilled"] = counted(is_published(report, "private") & is_spilled(report))
+    table["n_spilled"] = counted(is_published(report, "private") & is_spilled(report.obs))
     in_block = table["n_used"] - table["n_hidden"] + table["n_spilled"]
     table["room_left"] = (n_private - in_block).clip(lower=0)
     table["under_powered"] = table["class"].isin(list(report.uns[schema.MODEL].get(schema.UNDER_POWERED, [])))

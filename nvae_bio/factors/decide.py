@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, few
 
 NULL_COLUMNS = ("kind", "refit", "statistic", "class", "dim", "value")
 LIKE_SIZE = 2.0  # classes with at most so many times fewer or more training samples share one null
+
+
+def kind_of_null(has_shared: bool, settings: ReportSettings) -> str:
+    """Of the refits that test private factors: without z_s all variation within a class is private."""
+    return settings.null_kind if has_shared else "no_factor"
 
 
 def check_null(null: pd.DataFrame, observed: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.factors.consensus import Factor, n_needed
 from nvae_bio.factors.matching import units_of
+from nvae_bio.factors.reading import is_spilled
 from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, SHARED
 
 
@@ -135,8 +136,8 @@ def readings(
     alike = np.abs(unit @ unit.T) >= settings.agreement
     for place, one in enumerate(factors):
         found = f"in {one.n_found} of {seeds.obs['seed'].nunique()} seeds"
-        of_seeds = seeds.obs["reading"].astype(str).iloc[[member.row for member in one.members]]
-        spilled = of_seeds[of_seeds.str.contains("S is too small")]
+        of_seeds = seeds.obs.iloc[[member.row for member in one.members]]
+        spilled = of_seeds.loc[is_spilled(of_seeds), "reading"].astype(str)
         if not active[place]:
             is_weak = outcomes.of_factor(place) == "under-powered"
             rows.append((f"{'not to be judged, ' if is_weak else ''}found {found}", ""))

@@ -23,7 +23,7 @@ from nvae_bio import schema
 from nvae_bio.config import FitSettings, PowerSettings, ReportSettings
 from nvae_bio.data.files import read_prepared, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors.decide import of_kind, pooled, pooled_p
+from nvae_bio.factors.decide import kind_of_null, of_kind, pooled, pooled_p
 from nvae_bio.factors.null import Detected, detect
 from nvae_bio.factors.planting import Planting, check_plantable, plant
 from nvae_bio.factors.together import check_planted
@@ -145,7 +145,7 @@ def is_found(found: pd.DataFrame, null: pd.DataFrame, sizes: np.ndarray, setting
         sizes: training samples of each class, (C,).
         settings: of the report.
     """
-    null = of_kind(null, settings.null_kind if found[HIDDEN].notna().any() else "no_factor")
+    null = of_kind(null, kind_of_null(bool(found[HIDDEN].notna().any()), settings))
     medians = [np.median(pool) if len(pool) else np.nan for pool in _pools(found, OWN_BLOCK, null, sizes)]
     by_block = _is_called(found, OWN_BLOCK, null, sizes, settings.fdr)
     by_block &= (found[OWN_BLOCK] - medians >= settings.min_gain).to_numpy()

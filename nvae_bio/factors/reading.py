@@ -11,6 +11,13 @@ from scipy.sparse.csgraph import connected_components
 from nvae_bio.factors.usage import few
 from nvae_bio.train.held_out import EMPTY_NATS
 
+SPILLED = "S is too small"  # how the reading of a shared factor in private blocks ends
+
+
+def is_spilled(obs: pd.DataFrame) -> np.ndarray:
+    """Which factors of a report are one shared factor that the blocks of most classes hold, by `reading`, bool."""
+    return np.asarray(obs["reading"].astype(str).str.contains(SPILLED, regex=False), dtype=bool)
+
 
 def alike(effect: np.ndarray, block: np.ndarray, agreement: float) -> np.ndarray:
     """Groups of factors of different blocks whose effects agree: |cos| of two is at least `agreement`.
@@ -58,7 +65,7 @@ def read_factors(
         n_alike, members = len(set(label[alike_rows])), set(label[alike_rows[active[alike_rows]]])
         having = [name for name in classes if name in members]
         if n_alike > few(len(classes)):
-            reading[row] = f"shared: blocks of {n_alike} classes have like effects; S is too small"
+            reading[row] = f"shared: blocks of {n_alike} classes have like effects; {SPILLED}"
         elif active[row]:
             reading[row] = f"private to {', '.join(having)}" + (", with like effects" if len(members) > 1 else "")
             private_to[row] = having
@@ -74,7 +81,7 @@ def read_factors(
 def notes(table: pd.DataFrame) -> list[str]:
     """What the readings of all seeds say of the run's settings, a sentence each."""
     said = []
-    spilled = table[table["reading"].str.contains("S is too small")]
+    spilled = table[is_spilled(table)]
     if len(spilled):
         said.append(
             f"S too small: in {spilled['seed'].nunique()} of {table['seed'].nunique()} seeds the private blocks of "

@@ -42,7 +42,7 @@ from nvae_bio.factors.power import power_table, under_powered
 from nvae_bio.factors.seeds import class_intervals, report_seeds, top_features
 from nvae_bio.factors.summary import summary
 from nvae_bio.factors.together import check_audit, check_seeds
-from nvae_bio.factors.usage import held_out_rows
+from nvae_bio.factors.usage import held_out_rows, training_sizes
 
 Z_95 = 1.959964  # of the intervals of effects in embedded files
 OF_SEED = (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO, schema.GAIN)  # obs of an embedded file that one seed says
@@ -284,7 +284,7 @@ def report_factors(
     tables[schema.ASSOCIATIONS], of_columns = _associations(run, report, scored)
     tables[schema.ENRICHMENT], of_sets = _enrichment(report, sets, settings.report)
     tables[schema.LEAKAGE] = pd.concat([leakage_audit(one, settings.report) for one in embedded], ignore_index=True)
-    tables[schema.TESTS], tables["null"] = seeds.uns[schema.MODEL][schema.TESTS], _null_values(null, classes)
+    tables[schema.TESTS], tables[schema.NULL] = seeds.uns[schema.MODEL][schema.TESTS], _null_values(null, classes)
     tables[schema.SUSPECTS] = suspect_table(audits, embedded[0].obs[schema.LABEL]) if audits else None
     for column in CATEGORIES:
         report.obs[column] = report.obs[column].astype("category")
@@ -310,9 +310,7 @@ def _power(
     if settings.power is None or null is None:
         what = "`power` in the settings" if settings.power is None else "a null (--null)"
         raise UserError(f"factors: plantings (--planted) are given without {what}; allowed: both, or neither")
-    obs = run.embedded[0].obs
-    train = obs.loc[obs[schema.SPLIT] == "train", schema.LABEL]
-    sizes = np.array([(train == name).sum() for name in run.classes])
+    sizes = training_sizes(run.embedded[0].obs, run.classes)
     return power_table(planted, null, sizes, run.classes, run.settings, settings.power)
 
 

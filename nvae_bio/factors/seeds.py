@@ -19,11 +19,11 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
-from nvae_bio.factors.decide import check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
+from nvae_bio.factors.decide import check_null, is_sufficient, kind_of_null, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
 from nvae_bio.factors.together import check_seeds
-from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, OWN_DIM, Usage, held_out_rows
+from nvae_bio.factors.usage import HIDDEN, MIN_SPREAD, OWN_BLOCK, OWN_DIM, Usage, held_out_rows, training_sizes
 
 PLACE = ["kind", "class", "dim"]  # what names a factor of a seed
 
@@ -61,17 +61,12 @@ def _tested(usage: Usage, null: pd.DataFrame | None, sizes: np.ndarray, settings
     if null is None:
         return found.assign(p=np.nan, smallest_p=np.nan, q=np.nan, null_median=np.nan, sufficient=False)
     check_null(null, found)
-    kind = _kind_of_null(usage.shared.shape[1], settings)
+    kind = kind_of_null(usage.shared.shape[1] > 0, settings)
     pools = pooled(found, of_kind(null, kind), sizes)
     found["p"], found["smallest_p"] = pooled_p(found["value"].to_numpy(), pools)
     found["null_median"] = [np.median(pool) if len(pool) else np.nan for pool in pools]
     found["q"], found["sufficient"] = q_values(found, settings.fdr), is_sufficient(found, settings.fdr)
     return found
-
-
-def _kind_of_null(n_shared: int, settings: ReportSettings) -> str:
-    """Of the refits that test private factors: without z_s all variation within a class is private."""
-    return settings.null_kind if n_shared else "no_factor"
 
 
 def outcome(
@@ -211,10 +206,8 @@ def _report_seed(
     table["kl"], table["kl_lower"], table["kl_upper"] = per_class[:, rows, shown]
     table["kl_class"] = [classes[index] for index in shown]
     label = pd.Categorical(test.obs[schema.LABEL].astype(str), categories=classes).codes
-    train = embedded.obs.loc[embedded.obs[schema.SPLIT] == "train", schema.LABEL]
-    sizes = np.array([(train == name).sum() for name in classes])
     usage = _usage(embedded, places, label)
-    tested = _tested(usage, null, sizes, settings)
+    tested = _tested(usage, null, training_sizes(embedded.obs, classes), settings)
     q_by_class = _judge(table, tested, usage, classes, settings)
     spread, gain = (np.full(q_by_class.shape, np.nan) for _ in range(2))
     spread[shared], gain[shared] = usage.spread.T, usage.shared_excess.T
@@ -297,7 +290,7 @@ def report_seeds(
     model = first.uns[schema.MODEL]
     report.var = first.var.copy()
     refits = {} if null is None else {str(k): int(n) for k, n in null.groupby("kind")["refit"].nunique().items()}
-    kind = _kind_of_null(int(model["n_shared"]), settings)
+    kind = kind_of_null(int(model["n_shared"]) > 0, settings)
     said = limits(found[0][1], refits, kind, settings.fdr) + notes(report.obs)
     report.uns[schema.MODEL] = {key: model[key] for key in ("version", "variant", "classes", "fingerprint", "kind")}
     report.uns[schema.MODEL] |= {"effect_unit": model["effect_unit"], "report": settings.model_dump_json()}

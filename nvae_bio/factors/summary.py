@@ -12,10 +12,11 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.config import PowerSettings, ReportSettings
 from nvae_bio.factors.associations import OVER_DONORS
-from nvae_bio.factors.capacity import capacity_lines, is_active, is_spilled
+from nvae_bio.factors.capacity import capacity_lines, is_active
 from nvae_bio.factors.enrichment import COLUMNS as ENRICHED
 from nvae_bio.factors.leakage import leakage_lines
 from nvae_bio.factors.power import power_lines
+from nvae_bio.factors.reading import is_spilled
 
 MAX_SUSPECTS = 10
 MAX_APART = 10
@@ -52,7 +53,7 @@ def summary(report: AnnData, power: PowerSettings | None = None) -> list[str]:
 def _headline(report: AnnData) -> str:
     """How many factors there are, and how many cannot be judged."""
     obs, n_seeds = report.obs, len(report.uns[schema.MODEL]["seeds"])
-    published, spilled = obs["published"].to_numpy(dtype=bool), is_spilled(report)
+    published, spilled = obs["published"].to_numpy(dtype=bool), is_spilled(obs)
     n_shared, n_private = (int(is_active(report, kind).sum()) for kind in ("shared", "private"))
     unsure = int((published & ~spilled & (obs["outcome"] == "under-powered").to_numpy()).sum())
     seeds = f"the {n_seeds} seeds agree on" if n_seeds > 1 else "the one seed has"

@@ -38,6 +38,12 @@ def held_out_rows(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     return np.flatnonzero(rows)
 
 
+def training_sizes(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Training samples of each class, (C,): by them classes share a null."""
+    train = obs.loc[obs[schema.SPLIT] == "train", schema.LABEL].astype(object)
+    return np.array([(train == name).sum() for name in classes])
+
+
 @dataclass(frozen=True)
 class Usage:
     """Of the held-out samples of each class, in nats.

@@ -12,7 +12,6 @@ from nvae_bio import schema
 from nvae_bio.plot.panels import classes_of, say_in, settings_of, short, table_of
 from nvae_bio.plot.style import MISSING, OKABE_ITO
 
-NULL = "null"  # table in uns["nvae"]: values behind the tests
 STATISTICS = {
     "own_dim": "tested: bound added beyond chance (nats)",
     "shared": "tested: KL (nats)",
@@ -55,18 +54,17 @@ def pooled_null(report: AnnData, embedded: AnnData, statistic: str, name: str) -
     Returns:
         A row a value: class (its place) and value (nats), besides others; none where null values are not kept.
     """
-    from nvae_bio.factors.decide import of_kind, pooled  # loads torch, which no other figure needs
+    from nvae_bio.factors.decide import kind_of_null, of_kind, pooled  # loads torch, which no other figure needs
+    from nvae_bio.factors.usage import training_sizes
 
-    table, classes = table_of(report, NULL), classes_of(report)
+    table, classes = table_of(report, schema.NULL), classes_of(report)
     if table.empty:
         return table
-    train = embedded.obs.loc[embedded.obs[schema.SPLIT] == "train", schema.LABEL].astype(object)
-    sizes = np.array([(train == label).sum() for label in classes])
-    kind = settings_of(report).null_kind if int(report.uns[schema.MODEL]["n_shared"]) else "no_factor"
+    kind = kind_of_null(int(report.uns[schema.MODEL]["n_shared"]) > 0, settings_of(report))
     table = of_kind(table.astype({"kind": str, "statistic": str}), kind)
     table = table.assign(**{"class": pd.Categorical(table["class"].astype(str), categories=classes).codes})
     asked = pd.DataFrame({"statistic": [statistic], "class": [classes.index(name)]})
-    (places,) = pooled(asked, table.assign(value=np.arange(len(table))), sizes)
+    (places,) = pooled(asked, table.assign(value=np.arange(len(table))), training_sizes(embedded.obs, classes))
     return table.iloc[places]
 
 

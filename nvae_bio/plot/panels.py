@@ -78,9 +78,9 @@ def settings_of(report: AnnData) -> ReportSettings:
 
 def is_of_one(report: AnnData) -> np.ndarray:
     """Which published factors count as what their kind says, not as a shared one that spilled into blocks, bool."""
-    from nvae_bio.factors.capacity import is_spilled  # loads torch, which few figures need
+    from nvae_bio.factors.reading import is_spilled  # loads torch, which few figures need
 
-    return np.asarray(report.obs["published"].to_numpy(bool) & ~is_spilled(report))
+    return np.asarray(report.obs["published"].to_numpy(bool) & ~is_spilled(report.obs))
 
 
 def weak_classes(report: AnnData) -> set[str] | None:
