@@ -126,6 +126,13 @@ def report_table() -> str:
     return markdown(shown)
 
 
+def device_table() -> str:
+    """results/device.csv, as it is."""
+    found = read("device")
+    found["n_cells"] = found["n_cells"].map("{:,}".format)
+    return markdown(found.drop(columns="torch"))
+
+
 def plot_scaling() -> Figure:
     """Time of an epoch along each axis, ours and the peer's."""
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -148,6 +155,7 @@ def plot_scaling() -> Figure:
 TABLES = {
     "train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table,
     "workflow": workflow_table, "first_layer": first_layer_table, "report": report_table,
+    "device": device_table,
 }  # fmt: skip
 SOURCES = {"exponents": "train"}  # of a table with another name than its file
 
