@@ -30,20 +30,24 @@ from nvae_bio.data.files import write_csv
 RESULTS = Path(__file__).parent / "results" / "report.csv"
 SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS, N_SETS = (2_500, 5_000, 10_000), 2000, 20, 5, 4, 50
 FIT = json.dumps({"model": {}, "training": {"max_epochs": N_EPOCHS, "patience": None}})
-MB = 1024  # of the kilobytes that wait4 gives
+# runs a command, and prints its peak memory: what the system says of a child that has ended starts with its parent's
+CHILD = (
+    "import sys; from nvae_bio.cli import main; code = main(sys.argv[1:]); "
+    "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:'))); sys.exit(code)"
+)
+MB = 1024  # of its kilobytes
 
 
 def run(*arguments: str) -> tuple[float, float]:
     """Seconds and peak memory (MB) of one command."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nvae_bio", *arguments], env=environment, stderr=subprocess.DEVNULL
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], env=environment, capture_output=True, text=True, check=False
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise click.ClickException(f"nvae-bio {arguments[0]} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / MB
+    if done.returncode:
+        raise click.ClickException(f"nvae-bio {arguments[0]} failed: {done.stderr}")
+    return time.perf_counter() - start, float(done.stdout.split()[-1]) / MB
 
 
 def make_data(n_cells: int, gene_sets: Path) -> AnnData:
