@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workers import ScviTools, Task, make_worker, peak_mb
+from benchmarks.memory import peak_mb
+from benchmarks.workers import ScviTools, Task, make_worker
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,10 @@ from nvae_bio.data.files import write_csv
 RESULTS = Path(__file__).parent / "results" / "report.csv"
 SIZES, N_GENES, N_CLASSES, N_SEEDS, N_EPOCHS, N_SETS = (2_500, 5_000, 10_000), 2000, 20, 5, 4, 50
 FIT = json.dumps({"model": {}, "training": {"max_epochs": N_EPOCHS, "patience": None}})
-# runs a command, and prints its peak memory: what the system says of a child that has ended starts with its parent's
-CHILD = (
-    "import sys; from nvae_bio.cli import main; code = main(sys.argv[1:]); "
-    "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:'))); sys.exit(code)"
+CHILD = (  # runs a command, and prints its peak memory
+    "import sys; from benchmarks.memory import peak_mb; from nvae_bio.cli import main; "
+    "code = main(sys.argv[1:]); print(peak_mb()); sys.exit(code)"
 )
-MB = 1024  # of its kilobytes
 
 
 def run(*arguments: str) -> tuple[float, float]:
@@ -47,7 +45,7 @@ def run(*arguments: str) -> tuple[float, float]:
     )
     if done.returncode:
         raise click.ClickException(f"nvae-bio {arguments[0]} failed: {done.stderr}")
-    return time.perf_counter() - start, float(done.stdout.split()[-1]) / MB
+    return time.perf_counter() - start, float(done.stdout.split()[-1])
 
 
 def make_data(n_cells: int, gene_sets: Path) -> AnnData:

@@ -52,13 +52,6 @@ class Task:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, MB, libraries included (Linux)."""
-    # not getrusage: its figure starts with that of the process that started this one
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
-
-
 def log_mean_exp(weights: list[Tensor]) -> Tensor:
     """Of log weights, one tensor a draw."""
     return torch.logsumexp(torch.stack(weights), 0) - math.log(len(weights))
