@@ -29,6 +29,7 @@ from nvae_bio.evaluate.factors import (
     suspect_scores,
     word_scores,
 )
+from nvae_bio.evaluate.planted import power_scores
 from nvae_bio.factors.cycle import S_GENES
 from nvae_bio.prepare import prepare_data
 from tests.toys import raw_counts
@@ -123,6 +124,21 @@ def test_shuffled_samples_and_shuffled_genes_are_no_better_than_chance() -> None
     of_genes = factor_scores(replace(published, effect=rng.permuted(published.effect, axis=1)), samples, truth)
     assert of_genes["gene_auprc"] == pytest.approx(np.mean([n for n, _ in SIZES.values()]) / len(GENES), abs=0.06)
     assert of_genes["consensus_precision"] == 1
+
+
+def test_power_is_of_classes_that_have_nothing_of_their_own() -> None:
+    rows = [(name, 4, change, 0.2 * (name in "de") + 0.5 * (change > 2)) for name in CLASSES for change in (1.5, 3.0)]
+    table = pd.DataFrame(rows, columns=["class", "n_genes", "fold_change", "power"])
+    table.loc[table["class"].isin(list("abc")), "power"] = 1.0  # a, b and c have one
+    report = AnnData(np.zeros((1, 1)), uns={schema.MODEL: {schema.POWER: table}})
+    truth = make_truth()
+    truth.uns[schema.TRUTH]["planted"].loc["most", "kind"] = "shared"
+    found = power_scores(report, truth)
+    assert found == {
+        "power[4genes_fc1.5]": pytest.approx(0.4 / 3), "power[4genes_fc3]": pytest.approx(1.9 / 3),
+    }  # fmt: skip
+    del report.uns[schema.MODEL][schema.POWER]
+    assert power_scores(report, truth) == {}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import of_seed
-from nvae_bio.evaluate.planted import MIN_CORRELATION, Known, correlations
+from nvae_bio.evaluate.planted import MIN_CORRELATION, Known, correlations, size_name
 from nvae_bio.factors.cycle import cycle_genes
 from nvae_bio.factors.outcomes import uses_of
 from nvae_bio.factors.reading import is_spilled
@@ -193,7 +193,7 @@ class Planting:
             known=known,
             rows=known.held_out() & ~wrong,
             genes=all_genes.loc[samples.var_names],
-            size={str(item): f"{n}genes_fc{float(change):g}" for item, n, change in counts},
+            size={str(item): size_name(int(n), float(change)) for item, n, change in counts},
             follows={str(item): _followed(str(item), table, all_genes[item]) for item in all_genes},
         )
 

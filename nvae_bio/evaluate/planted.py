@@ -254,3 +254,27 @@ def planted_scores(report: AnnData, embedded: AnnData, truth: AnnData) -> dict[s
         **oracle_scores(known, truth),
         **model_scores(embedded, factors),
     }
+
+
+def size_name(n_genes: int, fold_change: float) -> str:
+    """A programme's size, as metrics name it.
+
+    >>> size_name(30, 1.5)
+    '30genes_fc1.5'
+    """
+    return f"{n_genes}genes_fc{fold_change:g}"
+
+
+def power_scores(report: AnnData, truth: AnnData) -> dict[str, float]:
+    """How often the report finds programmes planted on top: what `sensitivity` of that size should be.
+
+    Returns:
+        power[SIZE]: mean over classes that have nothing of their own; nothing where power was not measured.
+    """
+    record, table = truth.uns[schema.TRUTH], report.uns[schema.MODEL].get(schema.POWER)
+    if table is None:
+        return {}
+    has_own = np.asarray(record["in_class"])[(record["planted"]["kind"] == "private").to_numpy()].any(axis=0)
+    free = table[~table["class"].astype(str).isin(np.asarray(record["classes"], dtype=str)[has_own])]
+    sizes = [size_name(int(n), float(change)) for n, change in free[["n_genes", "fold_change"]].to_numpy()]
+    return {f"power[{size}]": float(value) for size, value in free["power"].groupby(sizes).mean().items()}

@@ -19,7 +19,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import model_scores, of_seed
 from nvae_bio.evaluate.condition import condition_scores
 from nvae_bio.evaluate.factors import Published, factor_scores
-from nvae_bio.evaluate.planted import planted_scores
+from nvae_bio.evaluate.planted import planted_scores, power_scores
 from nvae_bio.evaluate.real import real_scores
 from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
@@ -105,7 +105,8 @@ def _factors(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, di
         if len(run.embedded) != 1:
             raise UserError(f"--embedded: given {len(run.embedded)} times; calls 'consensus' take the one of all seeds")
         samples = read_embedded(run.embedded[0])
-        return {run.number: factor_scores(Published.of_consensus(factors, samples), samples, known)}
+        scores = factor_scores(Published.of_consensus(factors, samples), samples, known)
+        return {run.number: scores | power_scores(factors, known)}
     publish = Published.of_seed if run.calls == "one-seed" else Published.of_nats
     files = run.embedded if run.calls == "one-seed" else run.embedded[:1]
     embedded = map(read_embedded, files)
