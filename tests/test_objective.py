@@ -163,8 +163,8 @@ def make_elbo_terms(seed: int = 0) -> ElboTerms:
     kl_private = draw(N, C, K)
     own = kl_private[torch.arange(N), torch.arange(N) % C]
     return ElboTerms(
-        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, S), kl_private, own, -draw(N),
-        draw(N) > 0.5,
+        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, S), kl_private, own, draw(N),
+        -draw(N), draw(N) > 0.5,
     )  # fmt: skip
 
 
@@ -180,6 +180,17 @@ def test_the_two_readings_of_the_private_kl_differ_by_the_other_blocks() -> None
     others = torch.stack([terms.kl_private[i, [c for c in range(C) if c != i % C]].sum() for i in range(N)])
     gap = terms.objective(1.0, 3.0, "own", 1.0) - terms.objective(1.0, 3.0, "all", 1.0)
     torch.testing.assert_close(gap, 3 * others)
+
+
+def test_what_pulls_other_blocks_is_their_square_and_grows_away_from_the_point_at_0() -> None:
+    terms = make_elbo_terms()
+    gap = terms.objective(0.5, 3.0, "own", 1.0) - terms.objective(0.5, 3.0, "pulled", 1.0)
+    torch.testing.assert_close(gap, 1.5 * terms.off_square)
+    model, batch = make_model(n_shared=3, n_private=2), make_batch()
+    found, posterior = make_terms(model, batch), model.infer(batch)[0]
+    square = posterior.private.mean**2 + (2 * posterior.private.log_std).exp()
+    others = 1 - torch.nn.functional.one_hot(batch.label, 3)[:, :, None]
+    torch.testing.assert_close(found.off_square, (square * others).sum((1, 2)))
 
 
 def test_kl_own_is_the_block_of_the_label() -> None:

@@ -42,6 +42,10 @@ class DiagonalGaussian(NamedTuple):
         """KL to N(0, 1) of each dim, in nats: ½(μ² + σ² − 1) − log σ."""
         return 0.5 * (self.mean**2 + torch.expm1(2 * self.log_std)) - self.log_std
 
+    def square(self) -> Tensor:
+        """μ² + σ² of each dim, its distance from a point at 0."""
+        return self.mean**2 + (2 * self.log_std).exp()
+
     def take(self, row: Tensor) -> DiagonalGaussian:
         """Of the samples at `row`, (rows,)."""
         return DiagonalGaussian(self.mean.index_select(0, row), self.log_std.index_select(0, row))
@@ -86,6 +90,7 @@ class Pass(NamedTuple):
         kl_shared: KL of each shared dim, nats, (…, rows, S).
         kl_private: KL of each private dim of every block, nats, (…, rows, C, K).
         kl_own: the same of the block of the row's class, (…, rows, K).
+        off_square: mean² + std² summed over the dims of all other blocks, (…, rows).
         outputs: of the decoder at one draw, (…, rows, n_outputs).
         class_log_prob: log q(y|x), (…, rows, C).
     """
@@ -96,6 +101,7 @@ class Pass(NamedTuple):
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
+    off_square: Tensor
     outputs: Tensor
     class_log_prob: Tensor
 
@@ -221,11 +227,14 @@ class NVAE(nn.Module):
             class_log_prob, noise = class_log_prob.index_select(0, row), noise.index_select(0, row)
             covariates = None if covariates is None else covariates.take(row)
         block = self.block(label)
-        shared, own = self.draw(posterior, posterior.own(block), noise)
+        own_posterior = posterior.own(block)
+        shared, own = self.draw(posterior, own_posterior, noise)
         outputs, kl = self.decoder(shared, own, block, covariates), posterior.private.kl()
+        off_square = posterior.private.square().sum((1, 2)) - own_posterior.square().sum(1)
         return Pass(
-            label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), outputs, class_log_prob
-        )
+            label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), off_square, outputs,
+            class_log_prob,
+        )  # fmt: skip
 
     def inputs(self, x: Tensor, library: Tensor | None) -> Inputs:
         """What the encoder and the classifier read of x, (batch, features)."""

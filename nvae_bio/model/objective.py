@@ -14,6 +14,8 @@ from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.model.nvae import NVAE, Pass
 from nvae_bio.model.stack import Stack
 
+PrivateKl = Literal["all", "own", "pulled"]
+
 
 def kl_weight(step: int, n_steps: int, warmup_share: float) -> float:
     """Weight of the KL at a step: rises linearly and is exactly 1 from the end of the warm-up on.
@@ -45,6 +47,7 @@ class ElboTerms:
         kl_shared: KL of each shared dim, (…, batch, S).
         kl_private: KL of each private dim of every block, (…, batch, C, K).
         kl_own: KL of each private dim of the sample's own block, (…, batch, K).
+        off_square: mean² + std² of q, summed over the dims of all other blocks, (…, batch).
         log_class: log q(y|x) of that class, (…, batch).
         correct: whether that class is the likeliest, (…, batch).
     """
@@ -57,6 +60,7 @@ class ElboTerms:
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
+    off_square: Tensor
     log_class: Tensor
     correct: Tensor
 
@@ -79,18 +83,18 @@ class ElboTerms:
         """The bound on log p(x|y), (…, batch): blocks that the decoder does not see cost nothing."""
         return self.log_likelihood - self.sum_shared - self.sum_own
 
-    def objective(
-        self, weight: float, beta_private: float, private_kl: Literal["all", "own"], classifier_weight: float
-    ) -> Tensor:
+    def objective(self, weight: float, beta_private: float, private_kl: PrivateKl, classifier_weight: float) -> Tensor:
         """What training maximises, (…, batch): eq. 7 of the paper; eq. 6 where beta_private and both weights are 1.
 
         Args:
             weight: warm-up weight of all KL terms.
             beta_private: β_c.
-            private_kl: `all` blocks (eq. 7 as written) or the `own` one.
+            private_kl: `all` blocks (eq. 7 as written), the `own` one, or that with the others `pulled` to 0.
             classifier_weight: weight of log q(y|x).
         """
         private = self.sum_private if private_kl == "all" else self.sum_own
+        if private_kl == "pulled":
+            private = private + self.off_square
         kl = self.sum_shared + beta_private * private
         return self.log_likelihood - weight * kl + classifier_weight * self.log_class
 
@@ -115,7 +119,7 @@ def unlabelled_bound(
     class_log_prior: Tensor,
     weight: float = 1.0,
     beta_private: float = 1.0,
-    private_kl: Literal["all", "own"] = "own",
+    private_kl: PrivateKl = "own",
 ) -> Tensor:
     """U(x) = Σ_y q(y|x) [log p(x|y,z) − KL_s − β_c KL_c + log p(y)] + H(q(y|x)), (…, batch), in nats.
 
@@ -128,7 +132,7 @@ def unlabelled_bound(
         class_log_prior: log p(y), (C,).
         weight: warm-up weight of the KL terms.
         beta_private: β_c.
-        private_kl: `all` blocks or the one of each class.
+        private_kl: `all` blocks, the one of each class, or that with the others pulled to 0.
     """
     log_class = F.log_softmax(terms.log_class, dim=-1)
     of_class = terms.objective(weight, beta_private, private_kl, 0.0) + class_log_prior[terms.label] - log_class
@@ -165,6 +169,7 @@ def elbo_terms(
         kl_shared=found.kl_shared,
         kl_private=found.kl_private,
         kl_own=found.kl_own,
+        off_square=found.off_square,
         log_class=found.class_log_prob.gather(-1, found.label[..., None]).squeeze(-1),
         correct=torch.eq(found.class_log_prob.argmax(-1), found.label),
     )
