@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -344,9 +345,25 @@ def test_held_out_samples_of_donors_are_of_the_fold_that_is_tested() -> None:
     assert (prepared.obs["split"] == "test").tolist() == (prepared.obs["fold"] == 1).tolist()
 
 
+def test_whole_classes_can_be_held_out_unlabelled() -> None:
+    classes = ["type 2"]
+    options = settings(hold_out={"cell_type": classes}, unlabeled_values=classes)
+    prepared = prepare_data(options, toy_counts())
+    held = prepared.obs["cell_type"].isin(classes)
+    assert held.any() and (prepared.obs["split"][held] == "test").all() and prepared.obs["label"][held].isna().all()
+    assert {"train", "validation", "test"} == set(prepared.obs["split"][~held])
+
+
+def test_what_is_held_out_can_be_all_of_the_test_part() -> None:
+    prepared = prepare_data(settings(hold_out={"person": "donor 1"}, split={"test": 0}), toy_counts())
+    assert ((prepared.obs["split"] == "test") == (prepared.obs["person"] == "donor 1")).all()
+
+
 @pytest.mark.parametrize(
     ("hold_out", "said"),
     [
+        ({"cell_type": ["type 1", "B"]}, "hold_out.cell_type: no sample has 'B'; allowed: type 0, type 1, type 2"),
+        ({"all": ["one", "one"]}, "hold_out: all samples have all 'one' or 'one'; allowed: some without, to train on"),
         ({"type": "B"}, "hold_out: no column 'type'; allowed: cell_type, "),
         ({"cell_type": "B"}, "hold_out.cell_type: no sample has 'B'; allowed: type 0, type 1, type 2"),
         (
@@ -357,7 +374,7 @@ def test_held_out_samples_of_donors_are_of_the_fold_that_is_tested() -> None:
         ({"cell_type": "type 1"}, "split: class 'type 1' has no training samples"),
     ],
 )
-def test_samples_that_cannot_be_held_out_end_in_one_line(hold_out: dict[str, str], said: str) -> None:
+def test_samples_that_cannot_be_held_out_end_in_one_line(hold_out: dict[str, Any], said: str) -> None:
     adata = treated_counts()
     adata.obs["only_a"] = np.where(adata.obs["cell_type"] == "type 0", "yes", "no")
     adata.obs["all"] = "one"

@@ -24,7 +24,7 @@ class SplitSettings(Settings):
         "the files of MNIST and MedMNIST; a part that is missing is taken from train",
     )
     validation: Share = Field(0.1, description="share of samples for validation, 0 to below 1")
-    test: Share = Field(0.2, description="share of samples for test, 0 to below 1")
+    test: Share = Field(0.2, description="share of samples for test, 0 to below 1; 0 where `hold_out` makes that part")
     n_folds: int = Field(
         5, ge=3, description="number of group folds when split by donor; at least 3, at most the number of donors"
     )
@@ -39,10 +39,8 @@ class SplitSettings(Settings):
             raise ValueError(
                 f"validation {self.validation} + test {self.test} leave too little to train on; at most 0.8 together"
             )
-        if self.test == 0 or self.validation == 0:
-            raise ValueError(
-                "validation and test must both be above 0: the report is made on samples the model did not see"
-            )
+        if self.validation == 0:
+            raise ValueError("validation must be above 0: it says when to stop")
         if self.test_fold >= self.n_folds:
             raise ValueError(f"test_fold {self.test_fold} must be below n_folds {self.n_folds}")
         if self.key is not None and self.by == "donor":
@@ -118,9 +116,10 @@ class DatasetSettings(Settings):
         False, description="make duplicated barcodes and feature names unique by a suffix, instead of refusing them"
     )
     split: SplitSettings = SplitSettings()
-    hold_out: dict[str, str] = Field(
+    hold_out: dict[str, str | list[str]] = Field(
         {},
-        description="obs column -> value: samples that have all of these neither train nor validate, they are `test`; "
+        description="obs column -> value, or several: samples with one of these in each column neither train nor "
+        "validate, they are `test`; "
         "such as the treated cells of one type, to be foretold from the other types",
     )
 
@@ -133,6 +132,10 @@ class DatasetSettings(Settings):
     def _check_source(self) -> DatasetSettings:
         if self.builtin is not None and self.paths:
             raise ValueError("give either `builtin` or `paths`, and not both")
+        if self.split.test == 0 and not self.hold_out:
+            raise ValueError(
+                "split.test must be above 0, or hold_out name samples: the report is made on some not seen before"
+            )
         kind = getattr(self, "kind", None)
         if self.builtin is not None and BUILTINS[self.builtin] != kind:
             raise ValueError(f"built-in {self.builtin!r} is of kind {BUILTINS[self.builtin]!r}, not {kind!r}")

@@ -28,26 +28,27 @@ def random_keys(names: pd.Index, rng: np.random.Generator) -> np.ndarray:
     return keys
 
 
-def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str], where: str) -> np.ndarray:
-    """Which samples have all of the values, (n,), bool; none where no value is given.
+def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str | list[str]], where: str) -> np.ndarray:
+    """Which samples have one of the values in each column, (n,), bool; none where no value is given.
 
     Args:
         obs: of the source.
-        values: column -> value, `hold_out` of a data set.
+        values: column -> value or values, `hold_out` of a data set.
         where: the source, for messages.
 
     Raises:
         UserError: an unknown column or value, no sample with all of them, or no other sample.
     """
     held = np.full(len(obs), bool(values))
-    for key, value in values.items():
+    for key, wanted in values.items():
         if key not in obs:
             raise UserError(f"{where}: hold_out: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
-        text = as_text(obs[key])
-        if not (text == value).any():
-            there = listed(sorted(text.dropna().unique()))
-            raise UserError(f"{where}: hold_out.{key}: no sample has {value!r}; allowed: {there}")
-        held &= (text == value).to_numpy()
+        text, several = as_text(obs[key]), [wanted] if isinstance(wanted, str) else wanted
+        for value in several:
+            if not (text == value).any():
+                there = listed(sorted(text.dropna().unique()))
+                raise UserError(f"{where}: hold_out.{key}: no sample has {value!r}; allowed: {there}")
+        held &= text.isin(several).to_numpy()
     if values and not held.any():
         raise UserError(f"{where}: hold_out: no sample has all of {_said(values)}; allowed: at least 1")
     if values and held.all():
@@ -55,8 +56,12 @@ def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str], where: str) -
     return held
 
 
-def _said(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {value!r}" for key, value in values.items())
+def _said(values: Mapping[str, str | list[str]]) -> str:
+    """Column and values, as a message names them."""
+    return ", ".join(
+        f"{key} {value!r}" if isinstance(value, str) else f"{key} {' or '.join(map(repr, value))}"
+        for key, value in values.items()
+    )
 
 
 def split_samples(
@@ -149,7 +154,7 @@ def draw_parts(
 
 def _numbers(n: int, shares: dict[str, float], labeled: bool) -> dict[str, int]:
     """Samples for each part out of `n`; at least one is left over."""
-    numbers = {part: max(round(n * share), int(labeled)) for part, share in shares.items()}
+    numbers = {part: max(round(n * share), int(labeled and share > 0)) for part, share in shares.items()}
     while sum(numbers.values()) > max(n - 1, 0):
         largest = max(numbers, key=lambda part: numbers[part])
         numbers[largest] -= 1
