@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nvae_bio.audit import audit_labels
     from nvae_bio.embed import embed_data
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
-    from nvae_bio.generate import generate_samples, traverse_factors
+    from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.prepare import prepare_data
     from nvae_bio.simulate import simulate_counts, simulate_images
     from nvae_bio.suggest import suggest_settings
@@ -50,6 +50,8 @@ _HOMES = {
     "report_seeds": "factors",
     "suggest_settings": "suggest",
     "generate_samples": "generate",
+    "interpolate_samples": "generate",
+    "swap_classes": "generate",
     "traverse_factors": "generate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -61,6 +63,7 @@ __all__ = [
     "audit_labels",
     "embed_data",
     "generate_samples",
+    "interpolate_samples",
     "load_model",
     "plant_and_find",
     "prepare_data",
@@ -71,6 +74,7 @@ __all__ = [
     "simulate_counts",
     "simulate_images",
     "suggest_settings",
+    "swap_classes",
     "train_model",
     "train_models",
     "traverse_factors",

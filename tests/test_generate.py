@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from nvae_bio import generate_samples, traverse_factors
+from nvae_bio import generate_samples, interpolate_samples, save_model, schema, swap_classes, traverse_factors
+from nvae_bio.cli import main
 from nvae_bio.config import GenerationSettings
+from nvae_bio.data.files import read_generated, write_anndata
 from nvae_bio.errors import UserError
-from tests.toys import CLASSES, PREPARED, prepared_counts, prepared_features, trained
+from tests.toys import CLASSES, PREPARED, embedded, prepared_counts, prepared_features, trained
 
 
 @pytest.mark.parametrize("variant", ["nvae", "cvae", "vae", "per_class"])
@@ -89,3 +93,113 @@ def test_a_traversal_step_is_the_decoded_mean() -> None:
 def test_data_of_another_kind_are_refused() -> None:
     with pytest.raises(UserError, match="of kind 'features', the model was trained on 'counts'"):
         generate_samples(trained("counts"), prepared_features())
+
+
+def test_each_class_has_the_number_that_is_named() -> None:
+    settings = GenerationSettings(sigmas=(1.0, 2.0), n_per_class={"c2": 3, "c0": 5})
+    samples = generate_samples(trained("counts"), prepared_counts(), settings)
+    found = samples.obs.groupby(["sigma", "label"], observed=False).size()
+    assert found.tolist() == [5, 0, 3, 5, 0, 3]
+    with pytest.raises(UserError, match="n_per_class: 'c9' is no class of the model; allowed: c0, c1, c2"):
+        generate_samples(trained("counts"), prepared_counts(), GenerationSettings(n_per_class={"c9": 1}))
+
+
+def decoded_mean(kind: str, variant: str, name: str, own: bool = True, label: int | None = None) -> np.ndarray:
+    """What the model makes of the posterior mean of one sample, at its own library, perhaps as another class."""
+    adata, model = embedded(kind, variant), trained(kind, variant).network
+    row = adata.obs_names.get_loc(name)
+    parts = [torch.from_numpy(np.asarray(adata.obsm[key][[row]], dtype=np.float32)) if key in adata.obsm else
+             torch.zeros(1, 0) for key in (schema.SHARED, schema.SPECIFIC)]  # fmt: skip
+    code = CLASSES.index(adata.obs["label"].iloc[row]) if label is None else label
+    library = torch.tensor([adata.obs["library"].iloc[row]], dtype=torch.float32) if kind == "counts" else None
+    with torch.no_grad():
+        return model.decode(parts[0], parts[1] * own, torch.tensor([code]), library).mean.numpy()
+
+
+@pytest.mark.parametrize("variant", ["nvae", "cvae", "vae", "per_class"])
+@pytest.mark.parametrize("kind", ["counts", "images"])
+def test_an_interpolation_goes_from_one_reconstruction_to_another_of_the_class(kind: str, variant: str) -> None:
+    prepared, settings = PREPARED[kind](), GenerationSettings(n_pairs=2, n_steps=3)
+    steps = interpolate_samples(trained(kind, variant), prepared, settings)
+    assert steps.n_obs == 3 * 2 * 3 and (steps.obs.groupby("pair").size() == 3).all()
+    for side, step in (("first", 0.0), ("second", 1.0)):
+        for row in np.flatnonzero(steps.obs["step"] == step):
+            name = steps.obs[side].iloc[row]
+            assert prepared.obs.loc[name, "split"] == "test"
+            assert prepared.obs.loc[name, "label"] == steps.obs["label"].iloc[row]
+            if kind == "images" or side == "first":  # counts keep the library of the first
+                np.testing.assert_allclose(steps.X[[row]], decoded_mean(kind, variant, name), rtol=1e-3, atol=1e-4)
+    z = steps.obsm["z"].reshape(6, 3, -1)
+    np.testing.assert_allclose(z[:, 1], (z[:, 0] + z[:, 2]) / 2, atol=1e-6)
+    assert len({*steps.obs["first"], *steps.obs["second"]}) == 12
+
+
+@pytest.mark.parametrize("variant", ["nvae", "cvae", "per_class"])
+@pytest.mark.parametrize("kind", ["counts", "images"])
+def test_a_swapped_sample_keeps_what_is_shared_and_takes_the_mean_block_of_the_class(kind: str, variant: str) -> None:
+    settings = GenerationSettings(n_swapped=2)
+    swaps = swap_classes(trained(kind, variant), PREPARED[kind](), settings)
+    n_shared = trained(kind, variant).network.n_shared
+    assert swaps.n_obs == 3 * 2 * 3
+    for name, rows in swaps.obs.reset_index(drop=True).groupby("sample").groups.items():
+        assert swaps.obs["label"].iloc[rows].tolist() == CLASSES
+        assert np.ptp(swaps.obsm["z"][rows, :n_shared], axis=0).max(initial=0) == 0
+        for row in rows:
+            label, source = swaps.obs["label"].iloc[row], swaps.obs["sample_label"].iloc[row]
+            expected = decoded_mean(kind, variant, str(name), own=label == source, label=CLASSES.index(label))
+            np.testing.assert_allclose(swaps.X[[row]], expected, rtol=1e-3, atol=1e-4)
+            assert label == source or not swaps.obsm["z"][row, n_shared:].any()
+
+
+def test_named_samples_are_taken_in_their_order() -> None:
+    model, prepared = trained("features"), prepared_features()
+    names = [str(name) for name in prepared.obs_names[prepared.obs["label"] == "c1"][[4, 1, 9, 3]]]
+    settings = GenerationSettings(samples=names, n_steps=3)
+    steps = interpolate_samples(model, prepared, settings)
+    assert steps.obs["first"].unique().tolist() == names[::2] and steps.obs["second"].unique().tolist() == names[1::2]
+    assert swap_classes(model, prepared, settings).obs["sample"].unique().tolist() == names
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["s0", "nope"], "samples: 'nope' is no sample; allowed: names of samples, as 's0'"),
+        (["s0", "s1", "s2"], "samples: 3 samples; interpolations need pairs of one class"),
+        (["s0", "s899"], "need pairs of one class, one behind the other"),
+        (["s0", "s5"], "sample 's5' has no class of the model"),
+    ],
+)
+def test_samples_that_are_no_pairs_are_refused(names: list[str], said: str) -> None:
+    prepared = prepared_features().copy()
+    prepared.obs.loc["s5", "label"] = None
+    with pytest.raises(UserError, match=said):
+        interpolate_samples(trained("features"), prepared, GenerationSettings(samples=names))
+
+
+def test_what_cannot_be_made_is_said() -> None:
+    prepared = prepared_features().copy()
+    prepared.obs["split"] = "train"
+    with pytest.raises(UserError, match="no held-out sample"):
+        swap_classes(trained("features"), prepared)
+    with pytest.raises(UserError, match="variant 'vae' is told no class"):
+        swap_classes(trained("features", "vae"), prepared_features())
+    prepared.obs.iloc[[0], prepared.obs.columns.get_loc("split")] = "test"
+    with pytest.raises(UserError, match="no class has two held-out samples"):
+        interpolate_samples(trained("features"), prepared)
+
+
+def test_the_command_writes_what_is_asked_for_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(trained("features"), tmp_path / "m.safetensors", tmp_path / "m.json")
+    write_anndata(prepared_features(), tmp_path / "data.h5ad")
+    model = ["--weights", str(tmp_path / "m.safetensors"), "--card", str(tmp_path / "m.json")]
+    command = ["generate", "--data", str(tmp_path / "data.h5ad"), *model]
+    assert main([*command, "--swaps", str(tmp_path / "swaps.h5ad")]) == 0
+    assert read_generated(tmp_path / "swaps.h5ad").n_obs == 9
+    assert main(command) == 2
+    assert "nothing to make; give --samples, --traversals, --interpolations, --swaps" in capsys.readouterr().err
+    wanted = ["--samples", str(tmp_path / "s.h5ad"), "--swaps", str(tmp_path / "w.h5ad")]
+    assert main([*command, *wanted, "--settings", '{"samples": ["nope"]}']) == 2
+    assert "'nope' is no sample" in capsys.readouterr().err
+    assert not (tmp_path / "s.h5ad").exists()  # all or none

@@ -101,19 +101,58 @@ def plot_private_traversals(traversals: AnnData, report: AnnData) -> Figure:
     return _plot_traversals(traversals, report, "private", MAX_SHARED, MAX_CLASSES)
 
 
+def plot_interpolations(interpolations: AnnData) -> Figure:
+    """Pictures on the way from one sample to another, a row a pair, under its class."""
+    obs, shape, rows, names = interpolations.obs, _shape(interpolations), [], []
+    pairs = obs.drop_duplicates("pair")["pair"].tolist()[: MAX_CLASSES * 2]
+    for pair in pairs:
+        chosen = (obs["pair"] == pair).to_numpy()
+        rows.append([as_picture(row, shape) for row in np.asarray(interpolations.X[chosen])])
+        names.append(str(obs.loc[chosen, schema.LABEL].iloc[0]))
+    width = 4.6
+    height = 0.5 + (width - 0.6) * len(rows) * (shape[1] + 1) / (len(rows[0]) * (shape[2] + 1))
+    figure, (ax,) = make_panels(1, width, height, 1)
+    _show(ax, rows, names)
+    ax.set_title("from one held-out sample to another of its class", fontsize=8)
+    return figure
+
+
+def plot_swaps(swaps: AnnData) -> Figure:
+    """Samples as every class, a row a sample and a column a class; where both are one it is the reconstruction."""
+    obs, shape = swaps.obs, _shape(swaps)
+    classes = [str(name) for name in swaps.uns[schema.MODEL]["classes"]][:MAX_CLASSES]
+    rows, names = [], []
+    for sample in obs.drop_duplicates("sample")["sample"].tolist()[: MAX_CLASSES * 2]:
+        own = (obs["sample"] == sample).to_numpy()
+        places = [np.flatnonzero(own & (obs[schema.LABEL] == name).to_numpy())[0] for name in classes]
+        rows.append([as_picture(row, shape) for row in np.asarray(swaps.X[places])])
+        names.append(str(obs.loc[own, "sample_label"].iloc[0]))
+    width = 4.6
+    height = 0.6 + (width - 0.6) * len(rows) * (shape[1] + 1) / (len(classes) * (shape[2] + 1))
+    figure, (ax,) = make_panels(1, width, height, 1)
+    _show(ax, rows, names)
+    step = rows[0][0].shape[1] + 1
+    ax.set_xticks([step * (place + 0.5) for place in range(len(classes))], classes, fontsize=6)
+    ax.set_title("samples (rows, by their class) decoded as every class (columns)", fontsize=8)
+    return figure
+
+
 def plot_samples(samples: AnnData) -> Figure:
     """Ancestral samples (the decoder's mean), one panel a σ and one row a class."""
     shape, obs = _shape(samples), samples.obs
     classes = [str(name) for name in samples.uns[schema.MODEL]["classes"]][:MAX_CLASSES]
     sigmas = sorted(obs["sigma"].unique())
-    n_columns = min(MAX_COLUMNS, len(obs) // (len(sigmas) * obs[schema.LABEL].nunique()))
+    counts = obs.groupby("sigma", observed=True)[schema.LABEL].value_counts()
+    n_columns = min(MAX_COLUMNS, int(counts.max()))
+    classes = [name for name in classes if (obs[schema.LABEL] == name).any()]
     panel_height = 0.4 + 3.6 * len(classes) * (shape[1] + 1) / (n_columns * (shape[2] + 1))
     figure, axes = make_panels(len(sigmas), 4.4, panel_height, 2)
     for ax, sigma in zip(axes, sigmas, strict=True):
         rows = []
         for name in classes:
             chosen = np.flatnonzero(((obs["sigma"] == sigma) & (obs[schema.LABEL] == name)).to_numpy())[:n_columns]
-            rows.append([as_picture(row, shape) for row in np.asarray(samples.layers["mean"][chosen])])
+            row = [as_picture(row, shape) for row in np.asarray(samples.layers["mean"][chosen])]
+            rows.append(row + [np.ones_like(row[0])] * (n_columns - len(row)))
         _show(ax, rows, classes)
         ax.set_title(f"z ~ N(0, σ²), σ = {sigma:g}", fontsize=8)
     return figure

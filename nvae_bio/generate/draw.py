@@ -1,9 +1,8 @@
-"""Samples and traversals drawn from a trained model (the verb `generate`, the rule `generate_samples`)."""
+"""Samples drawn from a trained model, and traversals of its factors."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,54 +14,68 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
 from nvae_bio.data.batch import Covariates
-from nvae_bio.data.files import read_prepared, write_anndata
 from nvae_bio.data.join import free_name
 from nvae_bio.data.samples import make_generator, sizes_of
 from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
-from nvae_bio.trained import TrainedModel, load_model
-
-logger = logging.getLogger(__name__)
+from nvae_bio.trained import TrainedModel
 
 MEAN = "mean"  # layer: the decoder's mean
 CPU = torch.device("cpu")
 
 
-def _training_rows(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray]:
+def training_rows(prepared: AnnData, trained: TrainedModel) -> list[np.ndarray]:
     """Rows of the training samples of each class."""
     train = prepared.obs[schema.SPLIT] == "train"
     return [np.flatnonzero(train & (prepared.obs[schema.LABEL] == name)) for name in trained.card.classes]
 
 
-def _take_after(
-    obs: pd.DataFrame, prepared: AnnData, trained: TrainedModel, label: Tensor, rng: np.random.Generator
-) -> tuple[Tensor | None, Covariates | None]:
-    """Library (counts) and covariates of a random training sample of each label's class, recorded in `obs` (in place).
+def take_after(
+    prepared: AnnData, trained: TrainedModel, label: Tensor, rng: np.random.Generator
+) -> tuple[Tensor | None, Covariates | None, pd.DataFrame]:
+    """Library (counts) and covariates of a random training sample of each label's class, and its obs.
+
+    Args:
+        prepared: the data set of the model.
+        trained: the model.
+        label: class of each sample to be made, (n,).
+        rng: source of randomness.
+
+    Returns:
+        Library (n,), None unless the data are counts; covariates, None where the model is told none; and obs of the
+        samples that were taken after, (n rows), with no columns where neither is needed.
 
     Raises:
         UserError: a class has no training sample to take after.
     """
     is_counts, told = trained.card.kind == "counts", trained.card.covariates
     if not (is_counts or told):
-        return None, None
-    rows = _training_rows(prepared, trained)
-    for name, of_class in zip(trained.card.classes, rows, strict=True):
-        if len(of_class) == 0:
+        return None, None, pd.DataFrame(index=range(len(label)))
+    rows = training_rows(prepared, trained)
+    for index in label.unique().tolist():
+        if len(rows[index]) == 0:
+            name = trained.card.classes[index]
             raise UserError(f"class {name!r} has no training sample, whose library or covariates could be drawn")
     taken = prepared.obs.iloc[[rng.choice(rows[index]) for index in label.tolist()]]
-    library = None
-    if is_counts:
-        size = trained.card.settings.model.size
-        library = torch.tensor(sizes_of(taken, size).to_numpy(np.float32))
-        obs[size] = library.numpy()
-    for name in told.names:
-        obs[free_name(name, obs.columns) if name in obs else name] = taken[name].array
-    return library, told.read(taken) if told else None
+    size = trained.card.settings.model.size
+    library = torch.tensor(sizes_of(taken, size).to_numpy(np.float32)) if is_counts else None
+    columns = [*([size] if is_counts else []), *told.names]
+    found = taken[columns].reset_index(drop=True)
+    if library is not None:
+        found[size] = library.numpy()  # as the decoder takes it
+    return library, told.read(taken) if told else None, found
 
 
-def _as_anndata(
+def _beside(obs: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+    """`obs` with the columns of what each sample takes after; one of a name that is there gets another."""
+    names = {name: free_name(str(name), obs.columns) if name in obs else name for name in taken}
+    return pd.concat([obs, taken.rename(columns=names)], axis=1)
+
+
+def as_anndata(
     matrix: Tensor, obs: pd.DataFrame, prepared: AnnData, trained: TrainedModel, seed: int, latent: Tensor
 ) -> AnnData:
+    """What was made: X (n, features), obs, `obsm["z"]` (n, S + K), and where it comes from in `uns`."""
     obs.index = pd.Index([str(row) for row in range(len(obs))])
     obs[schema.LABEL] = pd.Categorical(obs[schema.LABEL], categories=trained.card.classes)
     model = {"version": nvae_bio.__version__, "seed": trained.card.seed, "generation_seed": seed}
@@ -73,6 +86,22 @@ def _as_anndata(
     return AnnData(
         X=matrix.numpy(), obs=obs, var=prepared.var.copy(), uns={schema.MODEL: model}, obsm={"z": latent.numpy()}
     )
+
+
+def numbers(settings: GenerationSettings, classes: Sequence[str]) -> list[int]:
+    """How many samples each class has.
+
+    Raises:
+        UserError: a class is named that the model does not have.
+    """
+    wanted = settings.n_per_class
+    if isinstance(wanted, int):
+        return [wanted] * len(classes)
+    if unknown := sorted(set(wanted) - set(classes)):
+        raise UserError(
+            f"generation.n_per_class: {unknown[0]!r} is no class of the model; allowed: {', '.join(classes)}"
+        )
+    return [wanted.get(name, 0) for name in classes]
 
 
 @torch.no_grad()
@@ -89,27 +118,27 @@ def generate_samples(
         seed: of the draws; the model's own if None.
 
     Returns:
-        AnnData (σ × classes × n_per_class, features): X drawn from the likelihood, `layers["mean"]` its mean,
+        AnnData (σ × samples of all classes, features): X drawn from the likelihood, `layers["mean"]` its mean,
         `obs` label, sigma and covariates (and library or size_factor, in counts), `obsm["z"]` (n, S + K) the latent.
 
     Raises:
-        UserError: the data do not fit the model, or have no training sample of a class.
+        UserError: the data do not fit the model, have no training sample of a class, or lack a class that the settings
+            name.
     """
     settings, seed = settings or GenerationSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
-    network, n_classes = trained.network, len(trained.card.classes)
-    generator = make_generator(CPU, seed, 1)
-    grid = pd.MultiIndex.from_product(
-        [settings.sigmas, range(n_classes), range(settings.n_per_class)], names=["sigma", "class", "draw"]
-    ).to_frame(index=False)
-    label = torch.tensor(grid["class"].to_numpy())
-    sigma = torch.tensor(grid["sigma"].to_numpy(), dtype=torch.float32)[:, None]
-    obs = pd.DataFrame({schema.LABEL: np.array(trained.card.classes)[label], "sigma": grid["sigma"]})
-    library, covariates = _take_after(obs, prepared, trained, label, np.random.default_rng((seed, 1)))
+    network, generator = trained.network, make_generator(CPU, seed, 1)
+    of_class = np.repeat(np.arange(len(trained.card.classes)), numbers(settings, trained.card.classes))
+    label = torch.from_numpy(np.tile(of_class, len(settings.sigmas)))
+    scale = np.repeat(settings.sigmas, len(of_class))
+    sigma = torch.from_numpy(scale.astype(np.float32))[:, None]
+    obs = pd.DataFrame({schema.LABEL: np.array(trained.card.classes)[label], "sigma": scale})
+    library, covariates, taken = take_after(prepared, trained, label, np.random.default_rng((seed, 1)))
+    obs = _beside(obs, taken)
     with reproducible(trained.card.settings.training.threads):
         z = sigma * torch.randn(len(obs), network.n_shared + network.n_private, generator=generator)
         decoded = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library, covariates)
-        adata = _as_anndata(decoded.sample(generator), obs, prepared, trained, seed, z)
+        adata = as_anndata(decoded.sample(generator), obs, prepared, trained, seed, z)
         adata.layers[MEAN] = decoded.mean.numpy()
     return adata
 
@@ -156,19 +185,8 @@ def traverse_factors(trained: TrainedModel, prepared: AnnData, settings: Generat
     library = None
     if trained.card.kind == "counts":
         libraries = sizes_of(prepared.obs, trained.card.settings.model.size).to_numpy(np.float32)
-        medians = [float(np.median(libraries[rows])) for rows in _training_rows(prepared, trained)]
+        medians = [float(np.median(libraries[rows])) for rows in training_rows(prepared, trained)]
         library = torch.tensor(medians)[label]
     with reproducible(trained.card.settings.training.threads):
         mean = network.decode(z[:, : network.n_shared], z[:, network.n_shared :], label, library).mean
-    return _as_anndata(mean, obs, prepared, trained, trained.card.seed, z)
-
-
-def generate(
-    data: Path, weights: Path, card: Path, samples: Path, traversals: Path, settings: GenerationSettings
-) -> None:
-    """Read a prepared file and its model; write ancestral samples and traversals as .h5ad."""
-    prepared, trained = read_prepared(data), load_model(weights, card)
-    drawn, moved = generate_samples(trained, prepared, settings), traverse_factors(trained, prepared, settings)
-    write_anndata(drawn, samples)
-    write_anndata(moved, traversals)
-    logger.info("%d samples and %d traversal steps", drawn.n_obs, moved.n_obs)
+    return as_anndata(mean, obs, prepared, trained, trained.card.seed, z)
