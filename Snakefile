@@ -21,6 +21,7 @@ include: "workflow/rules/power.smk"
 include: "workflow/rules/factors.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/plot.smk"
+include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/study.smk"
 
 

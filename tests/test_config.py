@@ -21,6 +21,7 @@ from nvae_bio.config import (
     CountsSimulation,
     DatasetSettings,
     EmbeddingSettings,
+    EvaluationSettings,
     FeaturesSettings,
     FitSettings,
     GenerationSettings,
@@ -92,7 +93,7 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
-RUN_KEYS = "audit, dataset, embedding, generation, model, power, report, seeds, training"
+RUN_KEYS = "audit, dataset, embedding, evaluation, generation, model, power, report, seeds, training"
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
@@ -225,8 +226,13 @@ def test_wrong_value_ends_in_one_line(key: str, tmp_path: Path) -> None:
         (
             "datasets.cells.split",
             {"test": 0},
-            "datasets.cells.split: validation and test must both be above 0: "
-            "the report is made on samples the model did not see",
+            "datasets.cells: split.test must be above 0, or hold_out name samples: the report is made on some not seen "
+            "before",
+        ),
+        (
+            "datasets.cells.split",
+            {"validation": 0},
+            "datasets.cells.split: validation must be above 0: it says when to stop",
         ),
         ("datasets.cells.split", {"test_fold": 5}, "datasets.cells.split: test_fold 5 must be below n_folds 5"),
         (
@@ -649,6 +655,7 @@ PARTS = {
     "audit": st.none() | settings_of(AuditSettings),
     "power": st.none(),  # for counts alone
     "generation": settings_of(GenerationSettings),
+    "evaluation": st.none() | settings_of(EvaluationSettings, finer_key=st.text(), decision_key=st.text()),
 }
 RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
 

@@ -465,7 +465,14 @@ def test_a_peer_is_scored_as_its_factors_are(tmp_path: Path, monkeypatch: pytest
     write_anndata(samples, files["data"])
     write_anndata(truth, files["truth"])
     output = tmp_path / "scores.csv"
-    command = ["baseline", "--method=cnmf", f"--data={files['data']}", f"--output={output}", "--seed=6"]
+    command = [
+        "baseline",
+        "--kind=factors",
+        "--method=cnmf",
+        f"--data={files['data']}",
+        f"--output={output}",
+        "--seed=6",
+    ]
     assert main([*command, f"--truth={files['truth']}"]) == 0
     table = pd.read_csv(output).set_index("metric")
     assert table["value"]["consensus_recall"] == 0.75

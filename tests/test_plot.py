@@ -12,7 +12,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nvae_bio import embed_data, generate_samples, report_factors, report_seeds, traverse_factors
+from nvae_bio import (
+    embed_data,
+    generate_samples,
+    interpolate_samples,
+    report_factors,
+    report_seeds,
+    swap_classes,
+    traverse_factors,
+)
 from nvae_bio.config import EmbeddingSettings, GenerationSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
@@ -20,6 +28,7 @@ from nvae_bio.plot import (
     plot,
     plot_data,
     plot_history,
+    plot_interpolations,
     plot_private_kl,
     plot_private_traversals,
     plot_samples,
@@ -27,6 +36,7 @@ from nvae_bio.plot import (
     plot_shared_kl,
     plot_shared_traversals,
     plot_specific_embedding,
+    plot_swaps,
     plot_top_features,
 )
 from nvae_bio.plot.images import as_picture, tile
@@ -119,6 +129,31 @@ def test_pictures(variant: str) -> None:
     assert "σ = 1.4" in said
     assert ("no shared factors" in texts(plot_shared_traversals(moved, report))) == (variant == "per_class")
     assert ("no private factors" in texts(plot_private_traversals(moved, report))) == (variant in ("cvae", "vae"))
+
+
+@pytest.mark.parametrize("variant", ["nvae", "per_class"])
+def test_pictures_between_samples_and_as_other_classes_are_the_decoded_ones(variant: str) -> None:
+    model = trained("images", variant)
+    steps = interpolate_samples(model, prepared_images(), GenerationSettings(n_pairs=2, n_steps=4))
+    swaps = swap_classes(model, prepared_images(), GenerationSettings(n_swapped=2))
+    for figure, adata, n_rows, n_columns in (
+        (plot_interpolations(steps), steps, 6, 4),
+        (plot_swaps(swaps), swaps, 6, 3),
+    ):
+        (ax,) = figure.axes
+        shown = np.asarray(ax.images[0].get_array())
+        assert shown.shape == (n_rows * 9, n_columns * 9)  # 8 × 8 pixels and a gap
+        picture = shown.reshape(n_rows, 9, n_columns, 9)[1, :8, 2, :8]
+        np.testing.assert_allclose(picture.ravel(), adata.X[n_columns + 2], atol=1e-6)
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["c0", "c0", "c1", "c1", "c2", "c2"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["c0", "c1", "c2"]
+
+
+def test_samples_of_few_classes_are_drawn_beside_gaps() -> None:
+    settings = GenerationSettings(sigmas=(1.0,), n_per_class={"c0": 3, "c2": 1})
+    (ax,) = plot_samples(generate_samples(trained("images"), prepared_images(), settings)).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["c0", "c2"]
+    assert (np.asarray(ax.images[0].get_array())[9:, 9:] == 1).all()
 
 
 def test_a_row_of_pixels_becomes_the_picture_it_was() -> None:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from nvae_bio.config import FitSettings, StudySettings, WorkflowSettings, load_config, parse_settings
+from nvae_bio.data.files import SCORE_COLUMNS
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.step import COLUMNS
 from nvae_bio.evaluate.study import MARKED, of_metric, page_text, plot_scores, study, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -300,7 +300,7 @@ def test_every_study_of_the_repository_has_seeds_enough() -> None:
 def test_a_panel_has_the_lines_that_have_its_metric_and_a_metric_of_one_line_has_none() -> None:
     rows = [(data, "ours", seed, "fdr", 0.1 * seed) for data in ("a", "b") for seed in range(3)]
     rows += [("a", other, 0, "auroc", 0.9) for other in ("ours", "peer")] + [("a", "ours", 0, "alone", 1.0)]
-    scores = pd.DataFrame(rows, columns=COLUMNS)
+    scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
     first, second = plot_scores(scores, {"fdr": 0.05, "alone": None, "auroc": None}).axes
     assert [ax.get_title() for ax in (first, second)] == ["fdr", "auroc"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["a · ours", "b · ours"]

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
 CONFIGS = sorted({*ROOT.glob("config/*.yaml"), *ROOT.glob("config/*/*.yaml")} - set(STUDIES))
 TINY = ROOT / "config" / "test.yaml"
-PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images", "plot_pages"}
+PLOT_RULES = {"plot_figures", "plot_embedding", "plot_images", "plot_pages", "plot_swaps", "plot_scores"}
 GRAPH = {
     ("prepare_data", "train_model"),
     ("prepare_data", "embed_data"),
@@ -45,7 +45,15 @@ GRAPH = {
     ("train_model", "audit_labels"),
     ("audit_labels", "report_factors"),
     ("generate_samples", "plot_images"),
-    *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "generate_samples", *PLOT_RULES)),
+    ("prepare_data", "swap_classes"),
+    ("train_model", "swap_classes"),
+    ("swap_classes", "plot_swaps"),
+    ("train_model", "evaluate_run"),
+    ("embed_data", "evaluate_run"),
+    ("report_factors", "evaluate_run"),
+    ("evaluate_run", "plot_scores"),
+    *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "evaluate_run", *PLOT_RULES)),
+    *((rule, "all") for rule in ("generate_samples", "swap_classes")),
 }
 
 
@@ -98,6 +106,13 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     expected = dict.fromkeys(("train_model", "embed_data", "generate_samples", "plot_embedding"), n_models)
     expected |= {"simulate_data": len(made), "prepare_data": len(used), "plot_images": n_images, "all": 1}
     expected |= dict.fromkeys(("report_factors", "suggest_settings", "plot_figures", "plot_pages"), len(settings.runs))
+    labelled = {name: run for name, run in settings.runs.items() if run.model.variant != "vae"}
+    expected["swap_classes"] = sum(len(run.seeds) for run in labelled.values())
+    expected["plot_swaps"] = sum(
+        len(run.seeds) for run in labelled.values() if settings.datasets[run.dataset].kind == "images"
+    )
+    n_evaluated = sum(run.evaluation is not None for run in settings.runs.values())
+    expected |= {"evaluate_run": n_evaluated, "plot_scores": n_evaluated}
     expected |= {"audit_labels": sum(len(run.seeds) for run in settings.runs.values() if run.is_audited)}
     expected |= {"plant_programmes": sum(len(run.plantings) for run in settings.runs.values())}
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
@@ -112,7 +127,8 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     settings = load_config(config)
     scored = {name for name, run in settings.study_runs.items() if run.baseline is None}
     models = {name for name in scored if settings.study_runs[name].is_trained}
-    held_out = {name for name in models if settings.datasets[settings.runs[name].dataset].hold_out}
+    is_response = settings.study is not None and settings.study.evaluate == "condition"
+    held_out = {name for name in models if is_response and settings.datasets[settings.runs[name].dataset].hold_out}
     trained = {name: settings.runs[name] for name in set(settings.trained_as.values()) & models}
     null = {
         (settings.trained_as[name], kind, part)
@@ -122,7 +138,8 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     }
     n_models = sum(len(run.seeds) for run in trained.values())
     assert (counts["train_model"], counts["embed_data"], counts.get("refit_null", 0)) == (n_models, n_models, len(null))
-    assert (counts["evaluate_run"], counts["report_factors"]) == (len(scored), len(models - held_out))
+    n_scored = counts.get("evaluate_run", 0) + counts.get("evaluate_run_with_extra", 0)
+    assert (n_scored, counts["report_factors"]) == (len(scored), len(models - held_out))
     n_baselines = counts.get("evaluate_baseline", 0) + counts.get("evaluate_peer", 0)
     assert n_baselines == len(settings.study_runs) - len(scored)
     assert counts["prepare_data"] == len({run.dataset for run in trained.values()})

@@ -16,20 +16,24 @@ from nvae_bio.config import (
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
 @model_options()
-@file_option("--samples", "ancestral samples to write (.h5ad)")
-@file_option("--traversals", "traversals of all factors to write (.h5ad)")
+@file_option("--samples", "ancestral samples to write (.h5ad)", required=False)
+@file_option("--traversals", "traversals of all factors to write (.h5ad)", required=False)
+@file_option("--interpolations", "steps between samples of a class to write (.h5ad)", required=False)
+@file_option("--swaps", "samples as every class, to write (.h5ad)", required=False)
 @settings_option("`generation` of a run", "runs.digits")
-def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: Path, settings: str) -> None:
-    """Draw samples of each class and traverse each factor.
+def generate(data: Path, weights: Path, card: Path, settings: str, **outputs: Path | None) -> None:
+    """Draw samples of each class, traverse each factor, go from one sample to another, or swap their class.
 
     \b
-    Example:
+    Examples:
       nvae-bio generate --data digits.h5ad --weights model.safetensors --card model.json --samples samples.h5ad \\
           --traversals traversals.h5ad --settings '{"sigmas": [1.0, 1.4]}'
+      nvae-bio generate --data cells.h5ad --weights model.safetensors --card model.json --swaps swaps.h5ad \\
+          --settings '{"samples": ["AAACATACAACCAC-1"]}'
     """
     from nvae_bio.generate import generate as run
 
-    run(data, weights, card, samples, traversals, load_settings(settings, GenerationSettings))
+    run(data, weights, card, load_settings(settings, GenerationSettings), **outputs)
 
 
 @cli.command()
@@ -44,7 +48,10 @@ def generate(data: Path, weights: Path, card: Path, samples: Path, traversals: P
     "--scores", "samples with consensus scores, with --report → a page a class and shared factor", required=False
 )
 @file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
+@file_option("--evaluation", "scores of a run (.csv) → scores", required=False)
 @file_option("--samples", "samples of an image model → samples", required=False)
+@file_option("--interpolations", "interpolations of an image model → interpolations", required=False)
+@file_option("--swaps", "swaps of an image model → swaps", required=False)
 @file_option(
     "--traversals",
     "traversals of an image model, with --seeds → traversals_shared, traversals_private",

@@ -14,6 +14,7 @@ from nvae_bio.config import (
     Calls,
     ConditionSettings,
     Evaluated,
+    EvaluationSettings,
     StudySettings,
     load_settings,
 )
@@ -42,9 +43,16 @@ VARIANT = click.option("--variant", default="model", show_default=True, help="wh
     show_default=True,
     help="factors: what the table calls all seeds together",
 )
-@file_option("--weights", "condition, held-out response: weights; once for each seed", required=False, multiple=True)
-@file_option("--card", "condition, held-out response: card of the model", required=False, multiple=True)
-@click.option("--settings", default=None, help="`study.condition` of a config: JSON text or a YAML file")
+@file_option(
+    "--weights", "condition, held-out response, and model with --settings: weights; once for each seed",
+    required=False, multiple=True,
+)  # fmt: skip
+@file_option("--card", "of the same: card of the model", required=False, multiple=True)
+@click.option(
+    "--settings",
+    default=None,
+    help="`study.condition`, or of kind model `runs.NAME.evaluation` of a config: JSON text or a YAML file",
+)
 @file_option("--output", "scores to write (.csv)")
 @DATASET
 @VARIANT
@@ -77,20 +85,33 @@ def evaluate(
     if len(weights) != len(card):
         raise UserError(f"--weights: given {len(weights)} times, --card {len(card)} times; give both once a seed")
     files = ScoredRun(embedded, report, truth, list(zip(weights, card, strict=True)), calls, seed)
-    condition = None if settings is None else load_settings(settings, ConditionSettings)
-    run(kind, files, output, condition, dataset, variant)
+    read: ConditionSettings | EvaluationSettings | None = None
+    if settings is not None and kind == "model":
+        read = load_settings(settings, EvaluationSettings)
+    elif settings is not None:
+        read = load_settings(settings, ConditionSettings)
+    run(kind, files, output, read, dataset, variant)
 
 
 @cli.command()
 @click.option("--method", type=click.Choice(get_args(Baseline)), required=True, help="what is fitted")
 @file_option("--data", "prepared counts (.h5ad)")
-@file_option("--truth", "drvi, cnmf: what is planted in the data (.h5ad)", required=False)
-@click.option("--n-latent", type=click.IntRange(1), default=None, help="dims of its latent; all but drvi, cnmf")
+@click.option(
+    "--kind",
+    type=click.Choice(list(BASELINES)),
+    default="condition",
+    show_default=True,
+    help="what is scored: a condition, published factors, or the embedding as that of a model",
+)
+@file_option("--truth", "factors: what is planted in the data (.h5ad)", required=False)
+@click.option("--n-latent", type=click.IntRange(1), default=None, help="condition, model: dims of its latent")
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=(0,), show_default=True, multiple=True, help="random seed"
 )
 @click.option(
-    "--settings", default=None, help="`study.condition` of a config: JSON text or a YAML file; all but drvi, cnmf"
+    "--settings",
+    default=None,
+    help="condition: `study.condition`; model: `evaluation` of a run; JSON text or a YAML file",
 )
 @file_option("--output", "scores to write (.csv)")
 @DATASET
@@ -98,6 +119,7 @@ def evaluate(
 def baseline(
     method: Baseline,
     data: Path,
+    kind: Evaluated,
     truth: Path | None,
     n_latent: int | None,
     seed: tuple[int, ...],
@@ -108,25 +130,33 @@ def baseline(
 ) -> None:
     """Fit another method on the training samples and score it as a model is scored.
 
-    pca, nmf, scvi and scanvi by where they keep a condition; drvi and cnmf by the factors that they find.
+    By where it keeps a condition (pca, nmf, scvi, scanvi), by the factors that it publishes (drvi, cnmf), or by what
+    its embedding tells (pca, ica, nmf, scvi, scanvi, drvi).
 
     \b
     Examples:
       nvae-bio baseline --method pca --data cells.h5ad --n-latent 10 --output scores.csv \\
           --settings '{"control": "ctrl", "treated": "stim"}'
-      nvae-bio baseline --method cnmf --data cells.h5ad --truth cells.truth.h5ad --output scores.csv
+      nvae-bio baseline --kind factors --method cnmf --data cells.h5ad --truth cells.truth.h5ad --output scores.csv
     """
     from nvae_bio.evaluate import baseline as run
-    from nvae_bio.evaluate import peer
+    from nvae_bio.evaluate import embed_baseline, peer
 
-    if method in BASELINES["factors"]:
+    names = (dataset, variant)
+    if method not in BASELINES[kind]:
+        allowed = ", ".join(BASELINES[kind])
+        raise UserError(f"baseline: method {method!r} has no scores of kind {kind!r}; allowed: {allowed}")
+    if kind == "factors":
         if truth is None:
-            raise UserError(f"baseline: method {method!r} needs --truth, which only simulated data have")
-        peer(method, data, truth, seed, output, (dataset, variant))
+            raise UserError("baseline: kind 'factors' needs --truth, which only simulated data have")
+        peer(method, data, truth, seed, output, names)
         return
     if n_latent is None or settings is None:
-        raise UserError(f"baseline: method {method!r} needs --n-latent and --settings, which name control and treated")
-    run(method, data, seed, n_latent, output, load_settings(settings, ConditionSettings), (dataset, variant))
+        raise UserError(f"baseline: kind {kind!r} needs --n-latent and --settings")
+    if kind == "model":
+        embed_baseline(method, data, seed, n_latent, output, load_settings(settings, EvaluationSettings), names)
+    else:
+        run(method, data, seed, n_latent, output, load_settings(settings, ConditionSettings), names)
 
 
 @cli.command()

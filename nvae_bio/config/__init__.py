@@ -16,6 +16,7 @@ from nvae_bio.config.datasets import (
     QcSettings,
     SplitSettings,
 )
+from nvae_bio.config.evaluation import Classifier, EvaluationSettings
 from nvae_bio.config.reading import (
     check_yaml,
     iter_fields,
@@ -68,6 +69,7 @@ __all__ = [
     "AuditSettings",
     "Baseline",
     "Calls",
+    "Classifier",
     "ConditionSettings",
     "CountsSettings",
     "CountsSimulation",
@@ -75,6 +77,7 @@ __all__ = [
     "DatasetSettings",
     "EmbeddingSettings",
     "Evaluated",
+    "EvaluationSettings",
     "FactorSettings",
     "FeaturesSettings",
     "FitSettings",

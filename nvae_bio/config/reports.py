@@ -157,12 +157,13 @@ class PowerSettings(Settings):
         return self
 
 
-def _switched(value: Any) -> Any:
+def switched(value: Any) -> Any:
+    """`on` and `off` of a file as all defaults, and nothing."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
-OptionalAudit = Annotated[AuditSettings | None, BeforeValidator(_switched)]  # `on` and `off` in a file
-OptionalPower = Annotated[PowerSettings | None, BeforeValidator(_switched)]
+OptionalAudit = Annotated[AuditSettings | None, BeforeValidator(switched)]
+OptionalPower = Annotated[PowerSettings | None, BeforeValidator(switched)]
 
 
 class FactorSettings(Settings):

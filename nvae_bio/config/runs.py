@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Seed, Settings
+from nvae_bio.config.evaluation import OptionalEvaluation
 from nvae_bio.config.reports import (
     AuditSettings,
     FactorSettings,
@@ -57,8 +58,10 @@ class ModelSettings(Settings):
         description="β_c of eq. 7, weight of the private KL; above 0. At 1 a private factor may lie in a shared dim "
         "that S has to spare, at 0.5 or less a shared one in the blocks of all classes",
     )
-    private_kl: Literal["all", "own"] = Field(
-        "all", description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block"
+    private_kl: Literal["all", "own", "pulled"] = Field(
+        "all",
+        description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block; `pulled`: "
+        "that, and the squares of mean and standard deviation of the others, as multiGroupVI has it",
     )
     classifier_weight: float = Field(
         1.0,
@@ -258,10 +261,21 @@ class GenerationSettings(Settings):
     sigmas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (1.0, 1.4), min_length=1, description="scales of the prior noise; above 0"
     )
-    n_per_class: PositiveInt = Field(16, description="samples for each class and each sigma")
-    n_steps: int = Field(9, ge=3, description="steps of a traversal; at least 3")
+    n_per_class: PositiveInt | dict[str, NonNegativeInt] = Field(
+        16, description="samples for each sigma: of each class, or class -> its number, 0 for those not named"
+    )
+    n_steps: int = Field(9, ge=3, description="steps of a traversal or an interpolation; at least 3")
     span: float = Field(
         2.5, gt=0, description="a traversal goes from -span to +span (standard deviations of the prior)"
+    )
+    n_pairs: PositiveInt = Field(
+        2, description="interpolations of each class, between two of its held-out samples each"
+    )
+    n_swapped: PositiveInt = Field(1, description="held-out samples of each class that are decoded as every class")
+    samples: list[str] = Field(
+        [],
+        description="names of samples to take instead: interpolations are between the first and second, third and "
+        "fourth and so on, swaps of each",
     )
 
 
@@ -306,6 +320,9 @@ class RunSettings(FitSettings):
     )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+    evaluation: OptionalEvaluation = Field(
+        None, description="`off`, `on` or its keys: scores of the model on held-out samples, beside the report"
+    )
 
     @property
     def refits(self) -> dict[NullKind, list[range]]:

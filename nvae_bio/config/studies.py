@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
+from nvae_bio.config.evaluation import EvaluationSettings
 from nvae_bio.config.runs import ModelSettings, RunSettings
 from nvae_bio.errors import one_line
 
@@ -16,13 +17,15 @@ Overrides = dict[str, Any]
 SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
 OF_ROWS = {"dataset", "seeds"}  # keys of a run that a row sets
 BASELINE = "baseline"  # key of a variant that is no model of ours
+N_LATENT = "n_latent"  # its dims
 CALLS = "calls"  # key of a variant that reads the run of another one in another way
-Baseline = Literal["pca", "nmf", "scvi", "scanvi", "drvi", "cnmf"]
+Baseline = Literal["pca", "ica", "nmf", "scvi", "scanvi", "drvi", "cnmf"]
 Calls = Literal["consensus", "one-seed", "kl-threshold"]
 Evaluated = Literal["planted", "factors", "condition", "model"]
 BASELINES: dict[str, tuple[Baseline, ...]] = {
     "condition": ("pca", "nmf", "scvi", "scanvi"),
     "factors": ("drvi", "cnmf"),
+    "model": ("pca", "ica", "nmf", "scvi", "scanvi", "drvi"),
 }
 
 
@@ -75,6 +78,7 @@ class StudyRun:
         seeds: of training; of a baseline its own.
         baseline: the method, where it is none of our models.
         n_latent: dims of a baseline; None of a model of ours, and of a method that chooses them itself.
+        evaluation: what of a baseline's embedding is scored; of `model` alone.
         calls: which calls of the run are scored.
         scored: the run whose files are scored: itself, or another one that is trained alike.
     """
@@ -88,6 +92,7 @@ class StudyRun:
     seeds: list[int]
     baseline: Baseline | None
     n_latent: int | None
+    evaluation: EvaluationSettings | None
     calls: Calls
     scored: str
 
@@ -131,9 +136,10 @@ class StudySettings(Settings):
     base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
     variants: dict[Name, Overrides] = Field(
         min_length=1,
-        description="variant -> keys of a run that it changes; or `baseline: METHOD`, another method: pca, nmf, scvi, "
-        "scanvi of a condition, drvi, cnmf of factors; or, of factors, with `calls: one-seed` or `calls: kl-threshold` "
-        "other calls of the run that the same keys without it make",
+        description="variant -> keys of a run that it changes; or `baseline: METHOD`, another method (pca, nmf, scvi, "
+        "scanvi of a condition; drvi, cnmf of factors; pca, ica, nmf, scvi, scanvi, drvi of a model), with `n_latent` "
+        "dims if not as many as z_s; or, of factors, with `calls: one-seed` or `calls: kl-threshold` other calls of "
+        "the run that the same keys without it make",
     )
     rows: dict[Name, StudyRow] = Field(min_length=1, description="named rows of the study")
 
@@ -168,7 +174,7 @@ class StudySettings(Settings):
                 raise ValueError(f"{where}: at least one seed is needed")
             if self.baseline_of(variant) is not None:
                 self._check_run(self.base_of(row), f"rows.{name}.base")
-                if self.evaluate == "condition" and not self.n_latent_of(row):
+                if self.evaluate != "factors" and not self.n_latent_of(variant, row):
                     raise ValueError(f"{where}: base.model.n_shared, its dims, is 0; allowed: above 0")
                 continue
             if row.base:
@@ -197,8 +203,15 @@ class StudySettings(Settings):
             )
         if values[BASELINE] not in allowed:
             raise ValueError(f"variants.{name}.{BASELINE}: {values[BASELINE]!r} is not allowed: {', '.join(allowed)}")
-        if others := sorted(set(values) - {BASELINE}):
-            raise ValueError(f"variants.{name}.{others[0]}: a baseline has no keys of a run; allowed: {BASELINE}")
+        if others := sorted(set(values) - {BASELINE, N_LATENT}):
+            raise ValueError(
+                f"variants.{name}.{others[0]}: a baseline has no keys of a run; allowed: {BASELINE}, {N_LATENT}"
+            )
+        if N_LATENT in values and (self.evaluate == "factors" or not _is_number(values[N_LATENT])):
+            raise ValueError(
+                f"variants.{name}.{N_LATENT}: {values[N_LATENT]!r}; allowed: a whole number above 0, of methods whose "
+                "embedding is scored"
+            )
 
     def _check_calls(self, name: str) -> None:
         """Refuse calls that are none, that are not scored, or that no other variant trains for."""
@@ -216,9 +229,15 @@ class StudySettings(Settings):
         """`base` with the changes of a row."""
         return merged(self.base, row.base if row else {})
 
-    def n_latent_of(self, row: StudyRow) -> int:
-        """Dims of a row's baselines: S of the models that change nothing of its base."""
-        return ModelSettings.model_validate(self.base_of(row).get("model", {})).n_shared
+    def n_latent_of(self, variant: str, row: StudyRow) -> int:
+        """Dims of a baseline: its own, or S of the models that change nothing of the row's base."""
+        default = ModelSettings.model_validate(self.base_of(row).get("model", {})).n_shared
+        return int(self.variants[variant].get(N_LATENT, default))
+
+    def evaluation_of(self, row: StudyRow) -> EvaluationSettings:
+        """What is scored of a row's baselines: what its base says, else leakage alone and known factors."""
+        found = RunSettings.model_validate(self.base_of(row) | {"dataset": "any"}).evaluation
+        return found or EvaluationSettings(scores=("factors",))
 
     def baseline_of(self, variant: str) -> Baseline | None:
         """The method of a variant that is a baseline, None of a model of ours."""
@@ -271,10 +290,16 @@ class StudySettings(Settings):
             number=number,
             seeds=seeds,
             baseline=baseline,
-            n_latent=self.n_latent_of(row) if baseline and self.evaluate == "condition" else None,
+            n_latent=self.n_latent_of(variant, row) if baseline and self.evaluate != "factors" else None,
+            evaluation=self.evaluation_of(row) if baseline and self.evaluate == "model" else None,
             calls=self.variants[variant].get(CALLS, "consensus"),
             scored=f"{row_name}.{self.source_of(variant)}{end}",
         )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def merged(base: Overrides, changes: Overrides) -> Overrides:

@@ -100,10 +100,12 @@ class WorkflowSettings(Settings):
         trained as itself.
         """
         first: dict[str, str] = {}
-        return {
-            name: first.setdefault(run.model_dump_json(exclude={"report"}), name) if name in self.study_runs else name
+        alike = {
+            name: run.model_dump_json(exclude={"report", "evaluation"})
             for name, run in self.runs.items()
+            if name in self.study_runs
         }
+        return {name: first.setdefault(alike[name], name) if name in alike else name for name in self.runs}
 
 
 def _check_columns(model: ModelSettings, dataset: Dataset, where: str, source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,6 +16,7 @@ from nvae_bio import schema
 from nvae_bio.errors import UserError
 
 T = TypeVar("T")
+SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
 
 
 @contextmanager
@@ -70,6 +71,22 @@ def read_file(path: Path, reader: Callable[[Path], T], what: str) -> T:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a parquet table written by nvae-bio."""
     return read_file(path, pd.read_parquet, "a parquet table")
+
+
+def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
+    """The tables of runs as one, in the order given.
+
+    Raises:
+        UserError: none given, or one that is not a table of scores.
+    """
+    if not paths:
+        raise UserError("no table of scores; at least one is needed")
+    parts = []
+    for path in paths:
+        parts.append(read_file(path, pd.read_csv, "a table of scores (.csv)"))
+        if list(parts[-1].columns) != SCORE_COLUMNS:
+            raise UserError(f"{path}: columns {', '.join(parts[-1].columns)}; expected {', '.join(SCORE_COLUMNS)}")
+    return pd.concat(parts, ignore_index=True)
 
 
 def read_prepared(path: Path) -> AnnData:

@@ -19,9 +19,9 @@ from nvae_bio import schema
 from nvae_bio.config import Baseline, ConditionSettings
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.common import score_table
 from nvae_bio.evaluate.condition import Treated, condition_scores, leakage_of
 from nvae_bio.evaluate.response import SCALE, Expected, response_scores
-from nvae_bio.evaluate.step import score_table
 
 logger = logging.getLogger(__name__)
 

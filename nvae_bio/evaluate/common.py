@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.data.files import SCORE_COLUMNS
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.probes import leakage
 
 ACTIVE_UNIT = 0.01  # prior variances; Burda et al. 2016, arXiv:1509.00519, section 5.2
+
+
+def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str) -> pd.DataFrame:
+    """Seed → metric → value as a long table: dataset, variant, seed, metric, value."""
+    rows = [(dataset, variant, seed, *item) for seed, found in scores.items() for item in found.items()]
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def labelled(embedded: AnnData, split: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +28,9 @@ from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.baselines import train_quietly
-from nvae_bio.evaluate.common import labelled
+from nvae_bio.evaluate.common import labelled, score_table
 from nvae_bio.evaluate.factors import Published, factor_scores
-from nvae_bio.evaluate.step import read_truth, score_table
+from nvae_bio.evaluate.step import read_truth
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,43 @@ def _of_held_out(
     return np.stack([what(scores[test & (label == name)], axis=0) for name in classes], axis=1)
 
 
+@contextmanager
+def _trained_drvi(adata: AnnData, seed: int, n_latent: int | None = None) -> Iterator[tuple[Any, AnnData]]:
+    """DRVI, trained, and its embedding of all samples; quiet within the block.
+
+    Args:
+        adata: prepared counts.
+        seed: of weights and training.
+        n_latent: dims; its default of 32 if None.
+
+    Raises:
+        UserError: drvi-py is not installed.
+    """
+    with _package("drvi", "drvi.model") as drvi:
+        importlib.import_module("scvi").settings.seed = seed
+        covariates = CovariateSet.of(adata)
+        categorical = [one.name for one in covariates.categorical]
+        continuous = [one.name for one in covariates.continuous]
+        data = AnnData(adata.X.copy(), obs=adata.obs[[*categorical, *continuous]].copy(), var=adata.var[[]])
+        rows = [np.flatnonzero(adata.obs[schema.SPLIT] == name) for name in schema.SPLITS]
+        drvi.DRVI.setup_anndata(
+            data, categorical_covariate_keys=categorical or None, continuous_covariate_keys=continuous or None
+        )
+        model = drvi.DRVI(data, **({} if n_latent is None else {"n_latent": n_latent}))
+        train_quietly(model, rows)
+        yield model, AnnData(np.asarray(model.get_latent_representation()), obs=data.obs[[]])
+
+
+def embed_drvi(adata: AnnData, n_latent: int, seed: int) -> np.ndarray:
+    """DRVI's embedding of all samples, (n, n_latent), trained as `fit_drvi` has it.
+
+    Raises:
+        UserError: drvi-py is not installed.
+    """
+    with _trained_drvi(adata, seed, n_latent) as (_, latent):
+        return np.asarray(latent.X, dtype=float)
+
+
 def fit_drvi(adata: AnnData, seed: int) -> Published:
     """DRVI with its default networks, 32 dims and training (400 epochs at most), on the CPU.
 
@@ -92,19 +130,7 @@ def fit_drvi(adata: AnnData, seed: int) -> Published:
     Raises:
         UserError: drvi-py is not installed, or a class has no held-out sample.
     """
-    with _package("drvi", "drvi.model") as drvi:
-        importlib.import_module("scvi").settings.seed = seed
-        covariates = CovariateSet.of(adata)
-        categorical = [one.name for one in covariates.categorical]
-        continuous = [one.name for one in covariates.continuous]
-        data = AnnData(adata.X.copy(), obs=adata.obs[[*categorical, *continuous]].copy(), var=adata.var[[]])
-        rows = [np.flatnonzero(adata.obs[schema.SPLIT] == name) for name in schema.SPLITS]
-        drvi.DRVI.setup_anndata(
-            data, categorical_covariate_keys=categorical or None, continuous_covariate_keys=continuous or None
-        )
-        model = drvi.DRVI(data)
-        train_quietly(model, rows)
-        latent = AnnData(np.asarray(model.get_latent_representation()), obs=data.obs[[]])
+    with _trained_drvi(adata, seed) as (model, latent):
         model.set_latent_dimension_stats(latent, vanished_threshold=VANISHED)
         model.calculate_interpretability_scores(latent, methods="OOD")
     values = np.asarray(latent.X, dtype=float)

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import anndata
-import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import Calls, ConditionSettings, Evaluated
+from nvae_bio.config import Calls, ConditionSettings, Evaluated, EvaluationSettings
 from nvae_bio.data.files import read_embedded, read_factors, read_file, read_report, write_csv
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.common import model_scores, of_seed
+from nvae_bio.evaluate.common import model_scores, of_seed, score_table
 from nvae_bio.evaluate.condition import condition_scores
+from nvae_bio.evaluate.evaluation import Evaluation
 from nvae_bio.evaluate.factors import Published, factor_scores
 from nvae_bio.evaluate.planted import planted_scores, power_scores
 from nvae_bio.evaluate.real import real_scores
@@ -25,8 +25,6 @@ from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = ["dataset", "variant", "seed", "metric", "value"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,6 @@ class ScoredRun:
                 f"--{'truth' if self.truth is None else 'report'} is not given"
             )
         return self.report, self.truth
-
-
-def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str) -> pd.DataFrame:
-    """Seed → metric → value as a long table: dataset, variant, seed, metric, value."""
-    rows = [(dataset, variant, seed, *item) for seed, found in scores.items() for item in found.items()]
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def read_truth(path: Path) -> AnnData:
@@ -113,13 +105,22 @@ def _factors(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, di
     return {_seed(adata): factor_scores(publish(factors, adata), adata, known) for adata in embedded}
 
 
-def _model(run: ScoredRun) -> dict[int, dict[str, float]]:
-    """Scores of each seed that need neither truth nor condition."""
+def _model(run: ScoredRun, settings: EvaluationSettings | None) -> dict[int, dict[str, float]]:
+    """Scores of each seed that need neither truth nor condition; with settings those that they name besides."""
     if run.report is None:
         raise UserError("evaluate: kind 'model' needs --report")
-    factors = read_report(run.report)
-    embedded = map(read_embedded, run.embedded)
-    return {_seed(adata): model_scores(adata, of_seed(factors, _seed(adata))) for adata in embedded}
+    if settings is not None and len(run.models) != len(run.embedded):
+        raise UserError(
+            f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; --settings need one each"
+        )
+    factors, scores = read_report(run.report), {}
+    for place, path in enumerate(run.embedded):
+        adata = read_embedded(path)
+        found = model_scores(adata, of_seed(factors, _seed(adata)))
+        if settings is not None:
+            found |= Evaluation(load_model(*run.models[place]), adata, settings).scores()
+        scores[_seed(adata)] = found
+    return scores
 
 
 def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
@@ -163,7 +164,7 @@ def evaluate(
     kind: Evaluated,
     run: ScoredRun,
     output: Path,
-    settings: ConditionSettings | None = None,
+    settings: ConditionSettings | EvaluationSettings | None = None,
     dataset: str = "data",
     variant: str = "model",
 ) -> None:
@@ -173,20 +174,22 @@ def evaluate(
         kind: what is scored. `planted`: each seed against the truth of a simulation; `factors`: published factors
             against the same; `condition`: where a condition is that the model was never told, or the response of
             classes whose treated samples are held out; `model`: fit, use of the latents and how much of the class z_s
-            tells, which any data have.
+            tells, which any data have, and what an `EvaluationSettings` names.
         run: its files.
         output: the table.
-        settings: the condition.
+        settings: the condition, or what of a model is scored besides.
         dataset, variant: what the table calls the data and the model.
 
     Raises:
         UserError: a file that the kind needs is not given, or files that are not of one run.
     """
+    condition = settings if isinstance(settings, ConditionSettings) else None
+    evaluation = settings if isinstance(settings, EvaluationSettings) else None
     kinds: dict[Evaluated, Callable[[ScoredRun], dict[int, dict[str, float]]]] = {
         "planted": _planted,
-        "factors": partial(_factors, settings=settings),
-        "condition": partial(_condition, settings=settings),
-        "model": _model,
+        "factors": partial(_factors, settings=condition),
+        "condition": partial(_condition, settings=condition),
+        "model": partial(_model, settings=evaluation),
     }
     scores = kinds[kind](run)
     table = score_table(scores, dataset, variant)

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nvae_bio.config import StudySettings
-from nvae_bio.data.files import atomic_path, read_file, write_csv
+from nvae_bio.data.files import atomic_path, read_scores, write_csv
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.step import COLUMNS
 from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, say
 
 logger = logging.getLogger(__name__)
@@ -23,22 +22,6 @@ logger = logging.getLogger(__name__)
 MARKED = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 START = "# Study: {name}\n\n<!-- table -->\n<!-- end -->\n\n![Scores of every seed]({figure})\n"
 DIGITS = 6  # of a value in the table
-
-
-def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
-    """The tables of runs as one, in the order given.
-
-    Raises:
-        UserError: none given, or one that is not a table of scores.
-    """
-    if not paths:
-        raise UserError("study: at least one table of scores is needed")
-    parts = []
-    for path in paths:
-        parts.append(read_file(path, pd.read_csv, "a table of scores (.csv)"))
-        if list(parts[-1].columns) != COLUMNS:
-            raise UserError(f"{path}: columns {', '.join(parts[-1].columns)}; expected {', '.join(COLUMNS)}")
-    return pd.concat(parts, ignore_index=True)
 
 
 def of_metric(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

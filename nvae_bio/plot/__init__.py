@@ -9,14 +9,29 @@ from pathlib import Path
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from nvae_bio.data.files import read_embedded, read_factors, read_generated, read_prepared, read_report, read_table
+from nvae_bio.data.files import (
+    read_embedded,
+    read_factors,
+    read_generated,
+    read_prepared,
+    read_report,
+    read_scores,
+    read_table,
+)
 from nvae_bio.errors import UserError
 from nvae_bio.plot.data import plot_data
 from nvae_bio.plot.embedding import plot_shared_embedding, plot_specific_embedding
 from nvae_bio.plot.factors import plot_private_kl, plot_shared_kl, plot_top_features
-from nvae_bio.plot.images import plot_private_traversals, plot_samples, plot_shared_traversals
+from nvae_bio.plot.images import (
+    plot_interpolations,
+    plot_private_traversals,
+    plot_samples,
+    plot_shared_traversals,
+    plot_swaps,
+)
 from nvae_bio.plot.map import plot_factor_map
 from nvae_bio.plot.pages import plot_class_page, plot_pages, plot_shared_page
+from nvae_bio.plot.scores import plot_run_scores
 from nvae_bio.plot.style import house_style, save_figure
 from nvae_bio.plot.training import plot_history
 
@@ -26,15 +41,18 @@ __all__ = [
     "plot_data",
     "plot_factor_map",
     "plot_history",
+    "plot_interpolations",
     "plot_pages",
     "plot_private_kl",
     "plot_private_traversals",
+    "plot_run_scores",
     "plot_samples",
     "plot_shared_embedding",
     "plot_shared_kl",
     "plot_shared_page",
     "plot_shared_traversals",
     "plot_specific_embedding",
+    "plot_swaps",
     "plot_top_features",
 ]
 
@@ -55,6 +73,11 @@ EMBEDDING_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
 TRAVERSAL_FIGURES: dict[str, Callable[[AnnData, AnnData], Figure]] = {
     "traversals_shared": plot_shared_traversals,
     "traversals_private": plot_private_traversals,
+}
+PICTURE_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
+    "samples": plot_samples,
+    "interpolations": plot_interpolations,
+    "swaps": plot_swaps,
 }
 
 
@@ -78,8 +101,9 @@ def plot(
     seeds: Path | None = None,
     scores: Path | None = None,
     embedded: Path | None = None,
-    samples: Path | None = None,
     traversals: Path | None = None,
+    evaluation: Path | None = None,
+    **pictures: Path | None,
 ) -> list[str]:
     """Draw every figure whose input is given, as PNG and SVG into the folder `output`; returns their names.
 
@@ -91,8 +115,9 @@ def plot(
         seeds: what each seed has → `kl_private`, `kl_shared`; with `traversals` it only tells their KL.
         scores: samples with consensus scores → a page a class, and one a shared factor.
         embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`.
-        samples: samples of an image model → `samples`.
         traversals: traversals of an image model → `traversals_shared`, `traversals_private`.
+        evaluation: scores of the run → `scores`.
+        pictures: `samples`, `interpolations` and `swaps` of an image model → a figure of the name each.
 
     Raises:
         UserError: nothing to draw, a file without the one that belongs to it, or one that is not what it should be.
@@ -120,10 +145,16 @@ def plot(
         if embedded is not None:
             adata = read_embedded(embedded)
             figures |= {name: draw(adata) for name, draw in EMBEDDING_FIGURES.items()}
-        if samples is not None:
-            figures["samples"] = plot_samples(read_generated(samples, images_only=True))
+        if evaluation is not None:
+            figures["scores"] = plot_run_scores(read_scores([evaluation]))
+        for name, path in pictures.items():
+            if path is not None:
+                figures[name] = PICTURE_FIGURES[name](read_generated(path, images_only=True))
         if not figures:
-            raise UserError("plot: nothing to draw; give --data, --history, --report, --seeds, --embedded or --samples")
+            raise UserError(
+                "plot: nothing to draw; give --data, --history, --report, --seeds, --embedded, --evaluation, "
+                "--samples, --interpolations or --swaps"
+            )
         for name, figure in figures.items():
             save_figure(figure, output, name)
     logger.info("figures in %s: %s", output, ", ".join(figures))

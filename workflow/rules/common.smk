@@ -43,6 +43,41 @@ HELD_OUT_RUNS = [
     and settings.datasets[settings.runs[name].dataset].hold_out
 ]
 
+# told the class
+LABELLED_RUNS = [
+    name for name, run in settings.runs.items() if run.model.variant != "vae"
+]
+
+# scored as a model is: those of the study that are no other method, and any with a section `evaluation`
+EVALUATED_RUNS = [
+    name
+    for name, run in settings.runs.items()
+    if run.evaluation is not None and name not in settings.study_runs
+]
+SCORED_RUNS = [
+    *(name for name in settings.study_runs if name not in BASELINES),
+    *EVALUATED_RUNS,
+]
+
+
+def evaluation_of(run):
+    """What of a run is scored as of a model; None for nothing."""
+    if run in BASELINES:
+        return settings.study_runs[run].evaluation
+    return settings.runs[run].evaluation if run in settings.runs else None
+
+
+def needs_extra(run):
+    """Whether other packages are fitted, or their metrics taken: they are in the extra `benchmark`."""
+    evaluation = evaluation_of(run)
+    metrics = (
+        set() if evaluation is None else {"finer", "scib"} & set(evaluation.scores)
+    )
+    return BASELINES.get(run) in PEERS or bool(metrics)
+
+
+WITH_EXTRA = [run for run in [*SCORED_RUNS, *BASELINES] if needs_extra(run)]
+
 STACKED_RUNS = [
     name
     for name, run in settings.runs.items()
@@ -68,8 +103,15 @@ RUN_FIGURES = [
     "kl_shared",
     "top_features",
 ]
+SCORE_FIGURES = ["scores"]
 SEED_FIGURES = ["embedding_shared", "embedding_specific"]
-IMAGE_FIGURES = ["samples", "traversals_shared", "traversals_private"]
+IMAGE_FIGURES = [
+    "samples",
+    "traversals_shared",
+    "traversals_private",
+    "interpolations",
+]
+SWAP_FIGURES = ["swaps"]
 
 
 def any_of(names):
@@ -178,12 +220,18 @@ def all_results():
         files += [f"results/{name}/{file}" for file in RUN_FILES]
         files += [f"results/{name}/figures/{figure}.png" for figure in RUN_FIGURES]
         files.append(f"results/{name}/figures/pages")
-        for seed in run.seeds:
-            figures = SEED_FIGURES + (IMAGE_FIGURES if name in IMAGE_RUNS else [])
+        if name in EVALUATED_RUNS:
+            files.append(f"results/{name}/scores.csv")
             files += [
-                f"results/{name}/{seed}/{file}.h5ad"
-                for file in ("embedded", "samples", "traversals")
+                f"results/{name}/figures/{figure}.png" for figure in SCORE_FIGURES
             ]
+        for seed in run.seeds:
+            made = ["embedded", "samples", "traversals", "interpolations"]
+            figures = SEED_FIGURES + (IMAGE_FIGURES if name in IMAGE_RUNS else [])
+            if name in LABELLED_RUNS:
+                made.append("swaps")
+                figures = figures + (SWAP_FIGURES if name in IMAGE_RUNS else [])
+            files += [f"results/{name}/{seed}/{file}.h5ad" for file in made]
             files += [
                 f"results/{name}/{seed}/figures/{figure}.png" for figure in figures
             ]
@@ -200,15 +248,32 @@ def study_file(suffix):
     return f"{settings.study.folder}/{settings.study.name}{suffix}"
 
 
+def scored_kind(run):
+    """What of a run is scored: what its study says, and of any other run the model."""
+    return settings.study.evaluate if run in settings.study_runs else "model"
+
+
+def names_of(wildcards):
+    """What the table of scores calls the data and the model."""
+    if wildcards.run in settings.study_runs:
+        run = settings.study_runs[wildcards.run]
+        return run.title, run.variant
+    return run_of(wildcards).dataset, wildcards.run
+
+
 def scored_of(wildcards):
-    """The run of the study whose files are scored, and whether it is what its seeds agree on that is."""
+    """The run whose files are scored, and whether it is what its seeds agree on that is."""
+    if wildcards.run not in settings.study_runs:
+        return wildcards.run, False
     run = settings.study_runs[wildcards.run]
     is_consensus = settings.study.evaluate == "factors" and run.calls == "consensus"
     return run.scored, is_consensus
 
 
 def truth_of(wildcards):
-    """What is planted in the data of the run, where it is known."""
+    """What is planted in the data of a run of the study, where it is known."""
+    if wildcards.run not in settings.study_runs:
+        return []
     dataset = settings.study_runs[wildcards.run].own_dataset
     simulation = settings.simulated.get(dataset)
     return [f"resources/simulated/{simulation}.truth.h5ad"] if simulation else []
@@ -230,17 +295,24 @@ def scored_report(wildcards):
 
 
 def models_of(name):
-    """A look-up of one file of a model a seed of the run, where the response of held-out samples is scored."""
+    """A look-up of one file of a model a seed of the run, where more than embedded samples and report are scored."""
     return lambda wildcards: (
-        of_seeds(name)(wildcards) if wildcards.run in HELD_OUT_RUNS else []
+        of_seeds(name)(wildcards) if uses_model(wildcards.run) else []
+    )
+
+
+def uses_model(run):
+    """Whether the scores of a run ask its models: of held-out responses, and of what `evaluation` names."""
+    return run in HELD_OUT_RUNS or (
+        scored_kind(run) == "model" and settings.runs[run].evaluation is not None
     )
 
 
 def factor_options(wildcards):
     """Options that say whose calls are scored, where published factors are, and the data set's number."""
-    run = settings.study_runs[wildcards.run]
-    if settings.study.evaluate != "factors":
+    if scored_kind(wildcards.run) != "factors":
         return []
+    run = settings.study_runs[wildcards.run]
     return [f"--calls={run.calls}", f"--seed={run.number or 0}"]
 
 
@@ -249,6 +321,14 @@ def baseline_options(wildcards, input):
     n_latent = settings.study_runs[wildcards.run].n_latent
     dims = [] if n_latent is None else [f"--n-latent={n_latent}"]
     return dims + [f"--truth={path}" for path in input.get("truth")]
+
+
+def scoring_options(wildcards):
+    """The option that says what of a run is scored besides what its kind says."""
+    if scored_kind(wildcards.run) != "model":
+        return condition_options()
+    evaluation = evaluation_of(wildcards.run)
+    return [] if evaluation is None else [f"--settings={evaluation.model_dump_json()}"]
 
 
 def condition_options():

@@ -97,6 +97,7 @@ rule plot_images:
     input:
         samples="results/{run}/{seed}/samples.h5ad",
         traversals="results/{run}/{seed}/traversals.h5ad",
+        interpolations="results/{run}/{seed}/interpolations.h5ad",
         seeds="results/{run}/seed_factors.h5ad",
     output:
         figure_files("results/{run}/{seed}/figures", IMAGE_FIGURES, "{seed}"),
@@ -115,7 +116,56 @@ rule plot_images:
         python -m nvae_bio plot \
             --samples {input.samples:q} \
             --traversals {input.traversals:q} \
+            --interpolations {input.interpolations:q} \
             --seeds {input.seeds:q} \
             --output results/{wildcards.run}/{wildcards.seed}/figures \
+            >{log:q} 2>&1
+        """
+
+
+rule plot_swaps:
+    input:
+        "results/{run}/{seed}/swaps.h5ad",
+    output:
+        figure_files("results/{run}/{seed}/figures", SWAP_FIGURES, "{seed}"),
+    log:
+        "logs/plot_swaps/{run}.{seed}.log",
+    benchmark:
+        "benchmarks/plot_swaps/{run}.{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        """
+        python -m nvae_bio plot \
+            --swaps {input:q} \
+            --output results/{wildcards.run}/{wildcards.seed}/figures \
+            >{log:q} 2>&1
+        """
+
+
+rule plot_scores:
+    input:
+        "results/{run}/scores.csv",
+    output:
+        figure_files("results/{run}/figures", SCORE_FIGURES, "all"),
+    log:
+        "logs/plot_scores/{run}.log",
+    benchmark:
+        "benchmarks/plot_scores/{run}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        """
+        python -m nvae_bio plot \
+            --evaluation {input:q} \
+            --output results/{wildcards.run}/figures \
             >{log:q} 2>&1
         """

@@ -1,51 +1,6 @@
-"""Reports, models or prepared data, and what is known of the data → results/{run}/scores.csv → the study's table and page."""
+"""Prepared data → scores of other methods; all scores of a study → its table and page."""
 
 if settings.study is not None:
-
-    rule evaluate_run:
-        input:
-            embedded=scored_samples,
-            report=scored_report,
-            truth=truth_of,
-            weights=models_of("model.safetensors"),
-            card=models_of("model.json"),
-        output:
-            "results/{run}/scores.csv",
-        log:
-            "logs/evaluate_run/{run}.log",
-        benchmark:
-            "benchmarks/evaluate_run/{run}.tsv"
-        wildcard_constraints:
-            run=any_of([run for run in settings.study_runs if run not in BASELINES]),
-        conda:
-            "../../environment.yml"
-        threads: 1
-        resources:
-            mem_mb=8000,
-            runtime=60,
-        params:
-            files=lambda wildcards, input: [
-                f"--{name}={path}"
-                for name in ("embedded", "report", "truth", "weights", "card")
-                for path in input.get(name)
-            ],
-            kind=settings.study.evaluate,
-            calls=factor_options,
-            condition=condition_options(),
-            title=lambda wildcards: settings.study_runs[wildcards.run].title,
-            variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
-        shell:
-            """
-            OMP_NUM_THREADS={threads} python -m nvae_bio evaluate \
-                --kind {params.kind} \
-                {params.calls:q} \
-                {params.files:q} \
-                {params.condition:q} \
-                --dataset {params.title:q} \
-                --variant {params.variant:q} \
-                --output {output:q} \
-                >{log:q} 2>&1
-            """
 
     rule evaluate_baseline:
         input:
@@ -60,7 +15,7 @@ if settings.study is not None:
         benchmark:
             "benchmarks/evaluate_baseline/{run}.tsv"
         wildcard_constraints:
-            run=any_of([run for run in BASELINES if BASELINES[run] not in PEERS]),
+            run=any_of([run for run in BASELINES if run not in WITH_EXTRA]),
         conda:
             "../../environment.yml"
         threads: 1
@@ -68,22 +23,24 @@ if settings.study is not None:
             mem_mb=8000,
             runtime=60,
         params:
+            kind=settings.study.evaluate,
             method=lambda wildcards: BASELINES[wildcards.run],
             seeds=lambda wildcards: [
                 f"--seed={seed}" for seed in settings.study_runs[wildcards.run].seeds
             ],
             options=baseline_options,
-            condition=condition_options(),
+            settings=scoring_options,
             title=lambda wildcards: settings.study_runs[wildcards.run].title,
             variant=lambda wildcards: settings.study_runs[wildcards.run].variant,
         shell:
             """
             OMP_NUM_THREADS={threads} python -m nvae_bio baseline \
+                --kind {params.kind} \
                 --method {params.method} \
                 --data {input.data:q} \
                 {params.options:q} \
                 {params.seeds:q} \
-                {params.condition:q} \
+                {params.settings:q} \
                 --dataset {params.title:q} \
                 --variant {params.variant:q} \
                 --output {output:q} \
@@ -96,7 +53,7 @@ if settings.study is not None:
         benchmark:
             "benchmarks/evaluate_peer/{run}.tsv"
         wildcard_constraints:
-            run=any_of([run for run in BASELINES if BASELINES[run] in PEERS]),
+            run=any_of([run for run in BASELINES if run in WITH_EXTRA]),
         conda:
             "../../environment-benchmark.yml"
         resources:
