@@ -313,10 +313,12 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
         for seed in run.seeds:
             embedded = anndata.read_h5ad(results / str(seed) / "embedded.h5ad")
             assert embedded.obsm["X_nvae_shared"].shape == (embedded.n_obs, run.model.n_shared)
-            assert anndata.read_h5ad(results / str(seed) / "samples.h5ad").n_obs > 0
+            for name_made in ("samples", "traversals", "interpolations", "swaps"):
+                assert anndata.read_h5ad(results / str(seed) / f"{name_made}.h5ad").n_obs > 0
+        assert (results / "scores.csv").exists() == (run.evaluation is not None)
     figures = list(finished.rglob("*.png"))
     n_pages = len([figure for figure in figures if figure.parent.name == "pages"])
-    assert len(figures) - n_pages == 3 * 6 + 4 * 2 + 2 * 3
+    assert len(figures) - n_pages == 3 * 6 + 4 * 2 + 2 * 5 + 1
     for figure in figures:
         with Image.open(figure) as picture:
             assert np.asarray(picture.convert("L")).std() > 1, figure
@@ -347,7 +349,7 @@ def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Pa
     assert job_counts(output) == {
         "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
         "plot_figures": 1, "plot_pages": 1, "suggest_settings": 1, "train_base": 1, "refit_null": 3,
-        "audit_labels": 2, "plant_programmes": 2, "all": 1,
+        "audit_labels": 2, "plant_programmes": 2, "swap_classes": 2, "all": 1,
     }  # fmt: skip
     assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
 
@@ -359,7 +361,8 @@ def test_a_setting_of_the_report_leaves_the_models_alone(finished: Path, tmp_pat
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values))
     assert job_counts(dry_run(changed, finished).stdout) == {
-        "report_factors": 1, "plot_figures": 1, "plot_images": 1, "plot_pages": 1, "suggest_settings": 1, "all": 1,
+        "report_factors": 1, "plot_figures": 1, "plot_images": 1, "plot_pages": 1, "suggest_settings": 1,
+        "evaluate_run": 1, "plot_scores": 1, "all": 1,
     }  # fmt: skip
 
 
