@@ -13,7 +13,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
 
-Data with a known truth: `simulate_counts`, `simulate_images`.
+Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.prepare import prepare_data
-    from nvae_bio.simulate import simulate_counts, simulate_images
+    from nvae_bio.simulate import audio_features, simulate_counts, simulate_images, simulate_sounds
     from nvae_bio.suggest import suggest_settings
     from nvae_bio.train import train_model, train_models
     from nvae_bio.trained import TrainedModel, load_model, save_model
@@ -53,13 +53,16 @@ _HOMES = {
     "interpolate_samples": "generate",
     "swap_classes": "generate",
     "traverse_factors": "generate",
+    "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
+    "simulate_sounds": "simulate",
 }
 
 __all__ = [
     "FactorReport",
     "TrainedModel",
+    "audio_features",
     "audit_labels",
     "embed_data",
     "generate_samples",
@@ -73,6 +76,7 @@ __all__ = [
     "save_model",
     "simulate_counts",
     "simulate_images",
+    "simulate_sounds",
     "suggest_settings",
     "swap_classes",
     "train_model",

@@ -28,6 +28,7 @@ from nvae_bio.config import (
     ImagesSettings,
     ImagesSimulation,
     ModelSettings,
+    Modulation,
     Programme,
     QcSettings,
     ReportSettings,
@@ -564,7 +565,7 @@ def test_reference_is_up_to_date() -> None:
 
 def test_reference_has_every_key() -> None:
     text = config_reference.render()
-    for model in (*KINDS, RunSettings, CountsSimulation, ImagesSimulation, Programme, Transformation):
+    for model in (*KINDS, RunSettings, *config_reference.SIMULATIONS, Programme, Transformation, Modulation):
         for key, _ in iter_fields(model):
             name = key.rpartition(".")[2]
             section = rf"\n## `(runs|simulations)\.NAME\.{name}`"

@@ -29,6 +29,7 @@ from nvae_bio.config import (
     Planted,
     RunSettings,
     SimulationSettings,
+    SoundsSimulation,
     StudySettings,
 )
 
@@ -46,7 +47,7 @@ is a value outside its limits. `snakemake --configfile FILE` runs a config of yo
 `nvae-bio VERB --settings FILE:runs.NAME` calls one step on one entry of it.
 """
 KINDS = (CountsSettings, ImagesSettings, FeaturesSettings)
-SIMULATIONS = (CountsSimulation, ImagesSimulation)
+SIMULATIONS = (CountsSimulation, ImagesSimulation, SoundsSimulation)
 SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value"}
 LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 

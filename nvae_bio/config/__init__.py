@@ -44,10 +44,12 @@ from nvae_bio.config.simulations import (
     CountsSimulation,
     ImagesSimulation,
     Levels,
+    Modulation,
     Planted,
     Programme,
     Simulation,
     SimulationSettings,
+    SoundsSimulation,
     Transformation,
 )
 from nvae_bio.config.studies import (
@@ -87,6 +89,7 @@ __all__ = [
     "Levels",
     "LikelihoodName",
     "ModelSettings",
+    "Modulation",
     "Name",
     "NullKind",
     "Planted",
@@ -100,6 +103,7 @@ __all__ = [
     "Share",
     "Simulation",
     "SimulationSettings",
+    "SoundsSimulation",
     "SplitSettings",
     "StudyRow",
     "StudyRun",

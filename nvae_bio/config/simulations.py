@@ -122,6 +122,23 @@ class Transformation(Planted):
         return self
 
 
+class Modulation(Planted):
+    """One of a list: a change of a tone."""
+
+    what: Literal["pitch", "loudness", "brightness", "noise", "attack", "vibrato"] = Field(description="what changes")
+    amount: float = Field(
+        description="at activity 1, else in proportion; pitch: semitones; loudness, noise: decibels; brightness: "
+        "decibels an octave; attack, vibrato: a factor of its time and of its width, above 0, to the power of the "
+        "activity"
+    )
+
+    @model_validator(mode="after")
+    def _check_amount(self) -> Modulation:
+        if self.what in ("attack", "vibrato") and self.amount <= 0:
+            raise ValueError(f"amount {self.amount:g} is no factor of {self.what}; it must be above 0")
+        return self
+
+
 class Levels(Settings):
     """Batches or donors, spread evenly over the cells of each class."""
 
@@ -184,6 +201,16 @@ class SimulationSettings(Settings):
     )
     seed: Seed = Field(0, description="random seed of everything that is drawn")
 
+    @property
+    def planted(self) -> Sequence[Planted]:
+        """All that is planted."""
+        raise NotImplementedError
+
+    @property
+    def source_settings(self) -> CountsSettings | ImagesSettings | None:
+        """The real samples that it is made from; None where it is made from none."""
+        raise NotImplementedError
+
     def _check_planted(self, planted: Sequence[Planted], key: str) -> None:
         """Names stand once, and the classes exist."""
         names = [item.name for item in planted]
@@ -235,6 +262,16 @@ class CountsSimulation(SimulationSettings):
         description="doublets to add, as a share of the cells: the counts of two cells of different classes, summed",
     )
 
+    @property
+    def planted(self) -> Sequence[Planted]:
+        """The programmes."""
+        return self.programmes
+
+    @property
+    def source_settings(self) -> CountsSettings:
+        """The source."""
+        return self.source
+
     @model_validator(mode="after")
     def _check(self) -> CountsSimulation:
         self._check_planted(self.programmes, "programmes")
@@ -273,10 +310,45 @@ class ImagesSimulation(SimulationSettings):
     )
     transformations: list[Transformation] = Field([], description="planted transformations")
 
+    @property
+    def planted(self) -> Sequence[Planted]:
+        """The transformations."""
+        return self.transformations
+
+    @property
+    def source_settings(self) -> ImagesSettings:
+        """The source."""
+        return self.source
+
     @model_validator(mode="after")
     def _check(self) -> ImagesSimulation:
         self._check_planted(self.transformations, "transformations")
         return self
 
 
-Simulation = Annotated[CountsSimulation | ImagesSimulation, Field(discriminator="kind")]
+class SoundsSimulation(SimulationSettings):
+    """Tones of instruments, synthesised, as a table of audio features; an instrument is a class."""
+
+    kind: Literal["sounds"]
+    classes: dict[str, PositiveInt] = Field(
+        min_length=2, description="instrument -> its number of tones; names are free, and the timbre is drawn by name"
+    )
+    modulations: list[Modulation] = Field([], description="planted changes")
+
+    @property
+    def planted(self) -> Sequence[Planted]:
+        """The modulations."""
+        return self.modulations
+
+    @property
+    def source_settings(self) -> None:
+        """None: it is made from nothing."""
+        return None
+
+    @model_validator(mode="after")
+    def _check(self) -> SoundsSimulation:
+        self._check_planted(self.modulations, "modulations")
+        return self
+
+
+Simulation = Annotated[CountsSimulation | ImagesSimulation | SoundsSimulation, Field(discriminator="kind")]

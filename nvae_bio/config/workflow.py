@@ -42,7 +42,7 @@ class WorkflowSettings(Settings):
             if not dataset.has_source:
                 raise ValueError(f"datasets.{name}: give either `builtin` or `paths`")
         for name, simulation in self.simulations.items():
-            if not simulation.source.has_source:
+            if simulation.source_settings is not None and not simulation.source_settings.has_source:
                 raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
         for name, run in self.runs.items():
             if run.dataset not in self.datasets:

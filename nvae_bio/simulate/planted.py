@@ -11,9 +11,11 @@ from scipy.special import expit, logit
 
 import nvae_bio
 from nvae_bio import schema
-from nvae_bio.config import CountsSimulation, ImagesSimulation, Levels, Planted, Programme, Simulation
+from nvae_bio.config import CountsSimulation, Levels, Planted, Programme, Simulation
 from nvae_bio.data.source import source_names
 from nvae_bio.errors import UserError
+
+SYNTHESISED = "synthesised"  # the source of a simulation that no real samples are in
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -181,10 +183,11 @@ def draw_activities(
 
 def provenance(settings: Simulation, in_memory: bool) -> dict[str, object]:
     """What a simulated file may say of itself: nothing of what is planted."""
+    source = settings.source_settings
     return {
         "version": nvae_bio.__version__,
         "kind": settings.kind,
-        "source": source_names(settings.source, in_memory),
+        "source": [SYNTHESISED] if source is None else source_names(source, in_memory),
         "seed": settings.seed,
     }
 
@@ -194,9 +197,7 @@ def truth_record(settings: Simulation, in_memory: bool) -> dict[str, object]:
 
     `in_class` is (planted, classes), booleans. The names of genes are in the settings alone.
     """
-    planted: Sequence[Planted] = (
-        settings.transformations if isinstance(settings, ImagesSimulation) else settings.programmes
-    )
+    planted = settings.planted
     classes = list(settings.classes)
     in_class = np.zeros((len(planted), len(classes)), dtype=bool)
     for row, item in enumerate(planted):

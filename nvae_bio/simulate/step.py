@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 from nvae_bio import schema
-from nvae_bio.config import ImagesSimulation, Simulation
+from nvae_bio.config import ImagesSimulation, Simulation, SoundsSimulation
 from nvae_bio.data.files import write_anndata
 from nvae_bio.simulate.counts import simulate_counts
 from nvae_bio.simulate.images import simulate_images
+from nvae_bio.simulate.sounds import simulate_sounds
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ def simulate(settings: Simulation, output: Path, truth: Path) -> None:
     """
     if isinstance(settings, ImagesSimulation):
         data, known = simulate_images(settings)
+    elif isinstance(settings, SoundsSimulation):
+        data, known = simulate_sounds(settings)
     else:
         data, known = simulate_counts(settings)
     write_anndata(known, truth)

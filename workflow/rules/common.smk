@@ -270,6 +270,12 @@ def scored_of(wildcards):
     return run.scored, is_consensus
 
 
+def source_paths(simulation):
+    """Files of the real samples that a simulation is made from."""
+    source = settings.simulations[simulation].source_settings
+    return [] if source is None else source.path_list
+
+
 def truth_of(wildcards):
     """What is planted in the data of a run of the study, where it is known."""
     if wildcards.run not in settings.study_runs:

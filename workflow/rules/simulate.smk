@@ -3,7 +3,7 @@
 
 rule simulate_data:
     input:
-        lambda wildcards: settings.simulations[wildcards.simulation].source.path_list,
+        lambda wildcards: source_paths(wildcards.simulation),
     output:
         data="resources/simulated/{simulation}.h5ad",
         truth="resources/simulated/{simulation}.truth.h5ad",
