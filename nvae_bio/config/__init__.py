@@ -28,6 +28,7 @@ from nvae_bio.config.reading import (
 )
 from nvae_bio.config.reports import AuditSettings, FactorSettings, NullKind, PowerSettings, ReportSettings
 from nvae_bio.config.runs import (
+    BY_KIND,
     LIKELIHOODS,
     EmbeddingSettings,
     FitSettings,
@@ -67,6 +68,7 @@ from nvae_bio.config.workflow import WorkflowSettings
 __all__ = [
     "BASELINES",
     "BUILTINS",
+    "BY_KIND",
     "LIKELIHOODS",
     "AuditSettings",
     "Baseline",

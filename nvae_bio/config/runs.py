@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -35,6 +35,15 @@ LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
     "images": ("cross_entropy", "bernoulli", "discretized_logistic", "gaussian"),
     "features": ("gaussian",),
 }
+BY_KIND: dict[str, dict[str, Any]] = {  # defaults of `model` that a kind of data has of its own; docs/studies/mnist.md
+    "images": {
+        "n_shared": 7,
+        "n_private": 4,
+        "beta_private": 1.0,
+        "independence": "mmd",
+        "independence_weight": 300.0,
+    }
+}
 DISPERSED: tuple[LikelihoodName, ...] = ("negative_binomial", "zero_inflated_negative_binomial")
 
 
@@ -47,16 +56,18 @@ class ModelSettings(Settings):
         "no shared ones",
     )
     n_shared: NonNegativeInt = Field(
-        10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there"
+        10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there; default of images: 7"
     )
     n_private: NonNegativeInt = Field(
-        1, description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there"
+        1,
+        description="K, dims of each class's private block of z_c; 0 for `cvae` and `vae` and only there; default of "
+        "images: 4",
     )
     beta_private: float = Field(
         0.75,
         gt=0,
         description="β_c of eq. 7, weight of the private KL; above 0. At 1 a private factor may lie in a shared dim "
-        "that S has to spare, at 0.5 or less a shared one in the blocks of all classes",
+        "that S has to spare, at 0.5 or less a shared one in the blocks of all classes; default of images: 1",
     )
     private_kl: Literal["all", "own", "pulled"] = Field(
         "all",
@@ -73,7 +84,7 @@ class ModelSettings(Settings):
         "none",
         description="what training subtracts where z_s depends on the class: `none` (the paper); `moments`: squared "
         "means of the classes; `aggregate_kl`: KL of each class's aggregate posterior to the prior; `mmd`: the same as "
-        "a kernel distance; `hsic`: dependence on the class alone",
+        "a kernel distance; `hsic`: dependence on the class alone; default of images in variant `nvae`: `mmd`, 300",
     )
     independence_weight: float = Field(
         1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
@@ -136,6 +147,20 @@ class ModelSettings(Settings):
     channels: tuple[Width, ...] = Field(
         (32, 64), min_length=1, description="conv: channels of each stage, at least 2 each; a stage halves the image"
     )
+
+    def for_kind(self, kind: str) -> ModelSettings:
+        """The same with the defaults of a kind of data (`BY_KIND`) for what was not set.
+
+        An independence term is a default of the variant `nvae` alone, and its weight one of the default term.
+
+        >>> ModelSettings(n_shared=3).for_kind("images").n_private
+        4
+        """
+        given = set(self.model_fields_set)
+        if "independence" in given or self.variant != "nvae":
+            given |= {"independence", "independence_weight"}
+        values = {key: value for key, value in BY_KIND.get(kind, {}).items() if key not in given}
+        return self.model_copy(update=values)
 
     def has_linear_decoder(self, likelihood: str) -> bool:
         """Whether the decoder is linear in z, with this likelihood."""
@@ -279,11 +304,18 @@ class GenerationSettings(Settings):
     )
 
 
+FitType = TypeVar("FitType", bound="FitSettings")
+
+
 class FitSettings(Settings):
     """What `train` depends on."""
 
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+
+    def for_kind(self: FitType, kind: str) -> FitType:
+        """The same with the defaults of `model` that a kind of data has (`ModelSettings.for_kind`)."""
+        return self.model_copy(update={"model": self.model.for_kind(kind)})
 
     @property
     def base(self) -> FitSettings:

@@ -174,7 +174,7 @@ class StudySettings(Settings):
                 raise ValueError(f"{where}: at least one seed is needed")
             if self.baseline_of(variant) is not None:
                 self._check_run(self.base_of(row), f"rows.{name}.base")
-                if self.evaluate != "factors" and not self.n_latent_of(variant, row):
+                if self.evaluate != "factors" and not self.n_latent_of(variant, row, kind=""):
                     raise ValueError(f"{where}: base.model.n_shared, its dims, is 0; allowed: above 0")
                 continue
             if row.base:
@@ -229,9 +229,9 @@ class StudySettings(Settings):
         """`base` with the changes of a row."""
         return merged(self.base, row.base if row else {})
 
-    def n_latent_of(self, variant: str, row: StudyRow) -> int:
-        """Dims of a baseline: its own, or S of the models that change nothing of the row's base."""
-        default = ModelSettings.model_validate(self.base_of(row).get("model", {})).n_shared
+    def n_latent_of(self, variant: str, row: StudyRow, kind: str) -> int:
+        """Dims of a baseline: its own, or S of the models that change nothing of the row's base, on data of a kind."""
+        default = ModelSettings.model_validate(self.base_of(row).get("model", {})).for_kind(kind).n_shared
         return int(self.variants[variant].get(N_LATENT, default))
 
     def evaluation_of(self, row: StudyRow) -> EvaluationSettings:
@@ -257,11 +257,12 @@ class StudySettings(Settings):
         """`base` with the changes of a row and of a variant."""
         return merged(self.base_of(row), self.changes_of(variant))
 
-    def runs(self, simulated: Mapping[str, str]) -> Iterator[StudyRun]:
+    def runs(self, simulated: Mapping[str, str], kinds: Mapping[str, str]) -> Iterator[StudyRun]:
         """Every run.
 
         Args:
             simulated: data set -> simulation that it reads, of data sets that read one.
+            kinds: data set -> its kind.
         """
         for row_name, row in self.rows.items():
             dataset = row.dataset or row_name
@@ -269,7 +270,7 @@ class StudySettings(Settings):
                 seeds = row.seeds_of(variant)
                 parts = {seed: self._seeds_of(variant, seed) for seed in seeds} if dataset in simulated else {}
                 for number, its_seeds in parts.items() or [(None, seeds)]:
-                    yield self._run(row_name, variant, number, its_seeds)
+                    yield self._run(row_name, variant, number, its_seeds, kinds.get(dataset, ""))
 
     def _seeds_of(self, variant: str, number: int) -> list[int]:
         """Seeds of a variant on the simulated data set of a number; a baseline has one."""
@@ -277,7 +278,7 @@ class StudySettings(Settings):
             return [number]
         return list(range(number * self.n_seeds, (number + 1) * self.n_seeds))
 
-    def _run(self, row_name: str, variant: str, number: int | None, seeds: list[int]) -> StudyRun:
+    def _run(self, row_name: str, variant: str, number: int | None, seeds: list[int], kind: str) -> StudyRun:
         """A run of a row; the table of factors calls each simulated data set by a name of its own."""
         row, end = self.rows[row_name], "" if number is None else f".{number}"
         title, baseline = row.title or row_name, self.baseline_of(variant)
@@ -290,7 +291,7 @@ class StudySettings(Settings):
             number=number,
             seeds=seeds,
             baseline=baseline,
-            n_latent=self.n_latent_of(variant, row) if baseline and self.evaluate != "factors" else None,
+            n_latent=self.n_latent_of(variant, row, kind) if baseline and self.evaluate != "factors" else None,
             evaluation=self.evaluation_of(row) if baseline and self.evaluate == "model" else None,
             calls=self.variants[variant].get(CALLS, "consensus"),
             scored=f"{row_name}.{self.source_of(variant)}{end}",
@@ -343,7 +344,8 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
     """
     simulations, datasets = dict(values.get("simulations") or {}), dict(values["datasets"])
     simulated, runs = simulated_by(datasets, simulations), dict(values.get("runs") or {})
-    for run in study.runs(simulated):
+    kinds = {name: str(dict(dataset).get("kind")) for name, dataset in datasets.items()}
+    for run in study.runs(simulated, kinds):
         if run.dataset not in datasets:
             raise ValueError(
                 f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {', '.join(values['datasets'])}"

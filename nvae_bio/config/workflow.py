@@ -44,11 +44,12 @@ class WorkflowSettings(Settings):
         for name, simulation in self.simulations.items():
             if simulation.source_settings is not None and not simulation.source_settings.has_source:
                 raise ValueError(f"simulations.{name}.source: give either `builtin` or `paths`")
-        for name, run in self.runs.items():
+        for name, run in list(self.runs.items()):
             if run.dataset not in self.datasets:
                 raise ValueError(
                     f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
                 )
+            self.runs[name] = run = run.for_kind(self.datasets[run.dataset].kind)
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")
             if run.power is not None and self.datasets[run.dataset].kind != "counts":
                 raise ValueError(
@@ -87,10 +88,15 @@ class WorkflowSettings(Settings):
         """Data set -> simulation that it reads."""
         return simulated_by({name: dataset.model_dump() for name, dataset in self.datasets.items()}, self.simulations)
 
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """Data set -> its kind."""
+        return {name: dataset.kind for name, dataset in self.datasets.items()}
+
     @cached_property
     def study_runs(self) -> dict[str, StudyRun]:
         """Every run of the study by its name; none without a study."""
-        return {run.name: run for run in self.study.runs(self.simulated)} if self.study is not None else {}
+        return {run.name: run for run in self.study.runs(self.simulated, self._kinds)} if self.study is not None else {}
 
     @cached_property
     def trained_as(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,8 +82,8 @@ def synthesise(timbre: Timbre, changes: dict[str, float], rng: np.random.Generat
     tone *= np.minimum(time / (timbre.attack * np.exp(changes.get("attack", 0.0))), 1)
     noise = rng.normal(size=len(time)) * 10 ** ((NOISE + changes.get("noise", 0.0)) / 20)
     sound = tone / np.sqrt(np.square(tone).mean()) + noise
-    scaled: np.ndarray = sound * 10 ** ((LOUDNESS + changes.get("loudness", 0.0)) / 20)
-    return np.clip(scaled, -1, 1)
+    scaled: np.ndarray = np.clip(sound * 10 ** ((LOUDNESS + changes.get("loudness", 0.0)) / 20), -1, 1)
+    return scaled
 
 
 def audio_features(sounds: np.ndarray, rate: int) -> pd.DataFrame:
@@ -107,14 +106,14 @@ def audio_features(sounds: np.ndarray, rate: int) -> pd.DataFrame:
     for first in range(0, len(sounds), CHUNK):
         part = np.asarray(sounds[first : first + CHUNK], dtype=np.float32)
         size = np.abs(librosa.stft(part, n_fft=FRAME, hop_length=HOP))
-        logs: dict[str, Callable[[], np.ndarray]] = {
-            "centroid": lambda size=size: feature.spectral_centroid(S=size, sr=rate),
-            "bandwidth": lambda size=size: feature.spectral_bandwidth(S=size, sr=rate),
-            "rolloff": lambda size=size: feature.spectral_rolloff(S=size, sr=rate),
-        }
         f0 = librosa.yin(part, fmin=LOWEST, fmax=HIGHEST, sr=rate, frame_length=FRAME, hop_length=HOP)
         mel = librosa.power_to_db(feature.melspectrogram(S=np.square(size), sr=rate), top_db=None)
-        frames = {name: np.log2(np.maximum(of_size()[:, 0], 1)) for name, of_size in logs.items()}
+        hertz = {
+            "centroid": feature.spectral_centroid(S=size, sr=rate),
+            "bandwidth": feature.spectral_bandwidth(S=size, sr=rate),
+            "rolloff": feature.spectral_rolloff(S=size, sr=rate),
+        }
+        frames = {name: np.log2(np.maximum(values[:, 0], 1)) for name, values in hertz.items()}
         frames["flatness"] = 10 * np.log10(np.maximum(feature.spectral_flatness(S=size)[:, 0], tiny))
         frames["rms"] = 20 * np.log10(np.maximum(feature.rms(y=part, frame_length=FRAME, hop_length=HOP)[:, 0], tiny))
         frames["crossings"] = feature.zero_crossing_rate(part, frame_length=FRAME, hop_length=HOP)[:, 0]

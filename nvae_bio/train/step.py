@@ -145,7 +145,7 @@ def train_models(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {', '.join(map(str, seeds)) or 'none'}; at least one, and different from each other")
-    settings = settings or FitSettings()
+    settings = (settings or FitSettings()).for_kind(str(prepared.uns[schema.DATA]["kind"]))
     device = pick_device(settings.training.device)
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     card = _blank_card(prepared, settings, device)
