@@ -292,6 +292,17 @@ def test_held_out_samples_of_held_out_classes_are_scored_where_there_are_some() 
     assert scores["r2_true_shared"] < -1 and scores["r2_true_shared[known]"] > 0.999
 
 
+def test_within_classes_the_mean_of_a_class_need_not_be_told() -> None:
+    adata, rng = PREPARED["features"]().copy(), np.random.default_rng(0)
+    residual = rng.normal(size=adata.n_obs)
+    adata.obs["known"] = residual + 5 * adata.obs["label"].cat.codes.to_numpy()
+    scores = known_scores(adata, residual[:, None], ["known"], None)
+    assert scores["r2_known"] < 0.5 and scores["r2_known_within"] > 0.95
+    of_class = adata.obs["label"].cat.codes.to_numpy(float)[:, None] + 0.01 * rng.normal(size=(adata.n_obs, 1))
+    scores = known_scores(adata, of_class, ["known"], None)
+    assert scores["r2_known"] > 0.8 and scores["r2_known_within"] < 0.05
+
+
 def test_the_command_scores_an_embedding_and_refuses_what_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

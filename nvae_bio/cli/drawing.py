@@ -47,7 +47,7 @@ def generate(data: Path, weights: Path, card: Path, settings: str, **outputs: Pa
 @file_option(
     "--scores", "samples with consensus scores, with --report → a page a class and shared factor", required=False
 )
-@file_option("--embedded", "embedded data set → embedding_shared, embedding_specific", required=False)
+@file_option("--embedded", "embedded data set → embedding_shared, embedding_specific, posterior", required=False)
 @file_option("--evaluation", "scores of a run (.csv) → scores", required=False)
 @file_option("--samples", "samples of an image model → samples", required=False)
 @file_option("--interpolations", "interpolations of an image model → interpolations", required=False)

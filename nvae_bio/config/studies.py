@@ -21,6 +21,8 @@ N_LATENT = "n_latent"  # its dims
 CALLS = "calls"  # key of a variant that reads the run of another one in another way
 Baseline = Literal["pca", "ica", "nmf", "scvi", "scanvi", "drvi", "cnmf"]
 Calls = Literal["consensus", "one-seed", "kl-threshold"]
+SeedFigure = Literal["posterior", "embedding_shared", "embedding_specific"]
+Picture = Literal["samples", "traversals_shared", "traversals_private", "interpolations", "swaps"]
 Evaluated = Literal["planted", "factors", "condition", "model"]
 BASELINES: dict[str, tuple[Baseline, ...]] = {
     "condition": ("pca", "nmf", "scvi", "scanvi"),
@@ -133,6 +135,11 @@ class StudySettings(Settings):
         description="metrics of the page's table and figure -> a bar to draw, null for none; `METRIC` stands for all "
         "`METRIC[...]`, averaged, where there is none of the plain name",
     )
+    figures: dict[Name, list[SeedFigure | Picture]] = Field(
+        {},
+        description="variant -> figures of a seed's folder that are kept beside the page, as "
+        "NAME/ROW.VARIANT.FIGURE.png in `folder`: of the first seed of each row that has the variant",
+    )
     base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
     variants: dict[Name, Overrides] = Field(
         min_length=1,
@@ -159,6 +166,10 @@ class StudySettings(Settings):
                 self._check_run(self.settings_of(name), f"variants.{name}")
         for name in self.rows:
             self._check_row(name)
+        for name in self.figures:
+            if name not in self.variants or self.baseline_of(name) is not None:
+                models = [variant for variant in self.variants if self.baseline_of(variant) is None]
+                raise ValueError(f"figures: {name!r} is no variant that is trained; allowed: {', '.join(models)}")
         return self
 
     def _check_row(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,7 +11,7 @@ from nvae_bio.config.base import Name, Settings
 from nvae_bio.config.datasets import CountsSettings, Dataset
 from nvae_bio.config.runs import ModelSettings, RunSettings, check_model_fits
 from nvae_bio.config.simulations import Simulation
-from nvae_bio.config.studies import StudyRun, StudySettings, expanded, simulated_by
+from nvae_bio.config.studies import Picture, SeedFigure, StudyRun, StudySettings, expanded, simulated_by
 
 
 class WorkflowSettings(Settings):
@@ -66,7 +66,19 @@ class WorkflowSettings(Settings):
             _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
         for study_run in self.study_runs.values():
             self._check_condition(study_run)
+            self._check_figures(study_run)
         return self
+
+    def _check_figures(self, run: StudyRun) -> None:
+        """Refuse pictures of data that are none."""
+        kept = self.study.figures.get(run.variant, []) if self.study is not None else []
+        pictures = [figure for figure in kept if figure in get_args(Picture)]
+        kind = self.datasets[run.own_dataset].kind
+        if pictures and kind != "images":
+            raise ValueError(
+                f"study.figures.{run.variant}: {pictures[0]!r} is of pictures; row {run.row!r} has data of kind "
+                f"{kind!r}; allowed: {', '.join(get_args(SeedFigure))}"
+            )
 
     def _check_condition(self, run: StudyRun) -> None:
         """Refuse a row whose condition is not named, or whose held-out response cannot be scored."""

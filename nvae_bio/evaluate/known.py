@@ -11,7 +11,7 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.disentangle import factor_scores
+from nvae_bio.evaluate.disentangle import factor_scores, r2_scores
 from nvae_bio.evaluate.moments import image_moments
 
 CHUNK = 5000  # pictures whose moments are taken at a time
@@ -52,10 +52,20 @@ def known_factors(adata: AnnData, keys: Sequence[str], image_shape: tuple[int, i
     return table
 
 
+def within_classes(factors: pd.DataFrame, label: pd.Series, train: np.ndarray) -> pd.DataFrame:
+    """Each factor less its mean over the training samples of the class, as `NAME_within`.
+
+    What differs between classes in the mean is none of what an embedding can tell that does not tell the class.
+    """
+    mean = factors[train].groupby(label[train].astype(str).to_numpy()).mean()
+    of_class = mean.reindex(label.astype(str).to_numpy()).set_index(factors.index)
+    return (factors - of_class).add_suffix("_within")
+
+
 def known_scores(
     adata: AnnData, z: np.ndarray, keys: Sequence[str], image_shape: tuple[int, int, int] | None
 ) -> dict[str, float]:
-    """`factor_scores` of an embedding (n, d), fitted on training samples.
+    """`factor_scores` of an embedding (n, d), fitted on training samples; R² within classes beside them.
 
     Scored are held-out samples of classes that the data set holds out whole, where it does: they have no label. Those
     of known classes are then scored beside them, as `METRIC[known]`.
@@ -69,7 +79,8 @@ def known_scores(
     z, known = np.asarray(z, dtype=float), adata.obs[schema.LABEL].notna().to_numpy()
     train, test = (np.asarray(adata.obs[schema.SPLIT] == name) for name in ("train", "test"))
     if not (test & ~known).any():
-        return factor_scores(z, factors, train, test)
+        within = within_classes(factors, adata.obs[schema.LABEL], train)
+        return factor_scores(z, factors, train, test) | r2_scores(z, within, train, test)
     of_known = factor_scores(z, factors, train & known, test & known) if (test & known).any() else {}
     scores = factor_scores(z, factors, train & known, test & ~known)
     return scores | {f"{name}[known]": value for name, value in of_known.items()}

@@ -20,7 +20,7 @@ from nvae_bio.data.files import (
 )
 from nvae_bio.errors import UserError
 from nvae_bio.plot.data import plot_data
-from nvae_bio.plot.embedding import plot_shared_embedding, plot_specific_embedding
+from nvae_bio.plot.embedding import plot_posterior, plot_shared_embedding, plot_specific_embedding
 from nvae_bio.plot.factors import plot_private_kl, plot_shared_kl, plot_top_features
 from nvae_bio.plot.images import (
     plot_interpolations,
@@ -43,6 +43,7 @@ __all__ = [
     "plot_history",
     "plot_interpolations",
     "plot_pages",
+    "plot_posterior",
     "plot_private_kl",
     "plot_private_traversals",
     "plot_run_scores",
@@ -69,6 +70,7 @@ SEED_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
 EMBEDDING_FIGURES: dict[str, Callable[[AnnData], Figure]] = {
     "embedding_shared": plot_shared_embedding,
     "embedding_specific": plot_specific_embedding,
+    "posterior": plot_posterior,
 }
 TRAVERSAL_FIGURES: dict[str, Callable[[AnnData, AnnData], Figure]] = {
     "traversals_shared": plot_shared_traversals,
@@ -114,7 +116,7 @@ def plot(
         report: factor report → `factor_map`, `top_features`; with `scores` the pages instead.
         seeds: what each seed has → `kl_private`, `kl_shared`; with `traversals` it only tells their KL.
         scores: samples with consensus scores → a page a class, and one a shared factor.
-        embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`.
+        embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`, `posterior`.
         traversals: traversals of an image model → `traversals_shared`, `traversals_private`.
         evaluation: scores of the run → `scores`.
         pictures: `samples`, `interpolations` and `swaps` of an image model → a figure of the name each.

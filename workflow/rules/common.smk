@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 from typing import get_args
 
 sys.path.insert(0, workflow.basedir)
@@ -104,7 +105,7 @@ RUN_FIGURES = [
     "top_features",
 ]
 SCORE_FIGURES = ["scores"]
-SEED_FIGURES = ["embedding_shared", "embedding_specific"]
+SEED_FIGURES = ["embedding_shared", "embedding_specific", "posterior"]
 IMAGE_FIGURES = [
     "samples",
     "traversals_shared",
@@ -214,7 +215,8 @@ def model_options(wildcards, output):
 def all_results():
     """Every file that the config asks for; of a study, its table, figure and page."""
     if settings.study is not None:
-        return [study_file(suffix) for suffix in (".csv", ".png", ".md")]
+        pages = [study_file(suffix) for suffix in (".csv", ".png", ".md")]
+        return pages + list(KEPT_FIGURES)
     files = []
     for name, run in settings.runs.items():
         files += [f"results/{name}/{file}" for file in RUN_FILES]
@@ -246,6 +248,23 @@ def score_files():
 def study_file(suffix):
     """A file of the study, beside its page."""
     return f"{settings.study.folder}/{settings.study.name}{suffix}"
+
+
+def kept_figures():
+    """Figure that the study keeps beside its page -> the run's own."""
+    if settings.study is None:
+        return {}
+    return {
+        study_file(f"/{run.name}.{figure}.png"): (
+            f"results/{run.name}/{run.seeds[0]}/figures/{figure}.png"
+        )
+        for run in settings.study_runs.values()
+        for figure in settings.study.figures.get(run.variant, [])
+        if run.number == run.seeds[0] or run.number is None
+    }
+
+
+KEPT_FIGURES = kept_figures()
 
 
 def scored_kind(run):

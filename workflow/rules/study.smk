@@ -60,6 +60,26 @@ if settings.study is not None:
             mem_mb=8000,
             runtime=240,
 
+    rule keep_figure:
+        input:
+            lambda wildcards: KEPT_FIGURES[study_file(f"/{wildcards.kept}.png")],
+        output:
+            study_file("/{kept}.png"),
+        log:
+            "logs/keep_figure/{kept}.log",
+        wildcard_constraints:
+            kept=any_of([Path(path).stem for path in KEPT_FIGURES]),
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=5,
+        shell:
+            """
+            cp {input:q} {output:q} >{log:q} 2>&1
+            """
+
     rule gather_study:
         input:
             score_files(),
