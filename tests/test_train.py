@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvae_bio import embed_data, report_seeds, train_model
-from nvae_bio.config import FitSettings
+from nvae_bio.config import FitSettings, runs
 from nvae_bio.data.packed import pack
 from nvae_bio.data.samples import UNLABELED, Samples, epoch_order, make_generator, to_samples
 from nvae_bio.errors import UserError
@@ -104,6 +104,18 @@ def test_early_stopping_waits_for_the_warm_up_and_then_for_patience() -> None:
     last = int(model.history["epoch"].max())
     assert 20 <= last < 199
     assert last == model.card.best_epoch + 3
+
+
+def test_without_a_setting_many_samples_are_passed_over_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepared_features()
+    n_train = int((prepared.obs["split"] == "train").sum())
+    monkeypatch.setattr(runs, "MAX_SAMPLES", 5 * n_train)
+    model = train_model(prepared, FitSettings.model_validate({"model": {"hidden": [16]}}), 0)
+    assert model.card.settings.training.max_epochs == 5
+    assert model.history["epoch"].nunique() == 5
+    monkeypatch.setattr(runs, "MAX_EPOCHS", 3)
+    again = train_model(prepared, FitSettings.model_validate({"model": {"hidden": [16]}}), 0)
+    assert again.card.settings.training.max_epochs == 3
 
 
 def test_a_falling_learning_rate_starts_as_a_constant_one_and_ends_at_rest() -> None:

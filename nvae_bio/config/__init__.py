@@ -40,6 +40,7 @@ from nvae_bio.config.runs import (
     TrainingSettings,
     Variant,
     check_model_fits,
+    usual_epochs,
 )
 from nvae_bio.config.simulations import (
     CountsSimulation,
@@ -122,4 +123,5 @@ __all__ = [
     "load_settings",
     "load_simulation",
     "parse_settings",
+    "usual_epochs",
 ]

@@ -44,6 +44,7 @@ BY_KIND: dict[str, dict[str, Any]] = {  # defaults of `model` that a kind of dat
         "independence_weight": 300.0,
     }
 }
+MAX_EPOCHS, MAX_SAMPLES = 400, 8_000_000  # passes by default, and samples in all of them
 DISPERSED: tuple[LikelihoodName, ...] = ("negative_binomial", "zero_inflated_negative_binomial")
 
 
@@ -203,7 +204,11 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How the model is fitted."""
 
-    max_epochs: PositiveInt = Field(400, description="passes over the training samples, at most")
+    max_epochs: PositiveInt | None = Field(
+        None,
+        description="passes over the training samples, at most; null: 400, of more than 20,000 samples as many as make "
+        "8 million in all; the card of the model says how many",
+    )
     batch_size: PositiveInt | None = Field(
         None, description="samples a step; null: 128 on a CPU, 512 on a GPU; the model's card says which it was"
     )
@@ -264,9 +269,23 @@ class TrainingSettings(Settings):
     )
 
     @property
+    def epochs(self) -> int:
+        """Passes at most; the most that there are by default as long as the number of samples is not known."""
+        return self.max_epochs or MAX_EPOCHS
+
+    @property
     def threads(self) -> int:
         """The number of threads; 1 as long as `auto` is not decided."""
         return 1 if self.n_threads == "auto" else self.n_threads
+
+
+def usual_epochs(n_samples: int) -> int:
+    """Passes over so many training samples, at most, where the settings say nothing.
+
+    >>> [usual_epochs(n) for n in (1_000, 20_000, 50_000)]
+    [400, 400, 160]
+    """
+    return max(1, min(MAX_EPOCHS, round(MAX_SAMPLES / n_samples)))
 
 
 class EmbeddingSettings(Settings):

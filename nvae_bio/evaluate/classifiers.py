@@ -1,8 +1,9 @@
 """Classifiers that never saw the model: what a class looks like to them, and what they learn from artificial data.
 
 Of pictures two nets. `small` is that of the logs that artificial data are compared with (Lesort et al. 2018,
-arXiv:1806.10840): two convolutions of 5 × 5, dropout, one hidden layer. `strong` has batch norm and twice the depth. Of
-anything else, and of pictures too small for these, `linear`: a logistic regression, trained as the nets are.
+arXiv:1806.10840): two convolutions of 5 × 5, dropout, one hidden layer. `strong` has twice the depth, batch norm, and
+strides in place of pooling. Of anything else, and of pictures too small for these, `linear`: a logistic regression,
+trained as the nets are.
 """
 
 from __future__ import annotations
@@ -71,14 +72,14 @@ def make_net(name: Classifier, shape: tuple[int, int, int], n_classes: int) -> n
 
     def block(n_in: int, n_out: int) -> list[nn.Module]:
         parts: list[nn.Module] = []
-        for source in (n_in, n_out):
-            parts += [nn.Conv2d(source, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
-        return [*parts, nn.MaxPool2d(2)]
+        for source, stride in ((n_in, 2), (n_out, 1)):
+            parts += [nn.Conv2d(source, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+        return parts
 
-    height, width = (side // 2 // 2 for side in size)
+    height, width = (-(-side // 4) for side in size)
     return nn.Sequential(
-        *block(channels, 16), *block(16, 32),
-        nn.Flatten(), nn.Linear(32 * height * width, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, n_classes),
+        *block(channels, 24), *block(24, 48),
+        nn.Flatten(), nn.Linear(48 * height * width, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, n_classes),
     )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def fit_classifier(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = make_net(name, shape, n_classes)
+        net = make_net(name, shape, n_classes).to(memory_format=torch.channels_last)
         optimiser = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
         net.train()
@@ -121,8 +122,9 @@ def fit_classifier(
     return judge
 
 
-def _as_tensor(x: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
-    return torch.from_numpy(np.asarray(x, dtype=np.float32)).reshape(-1, *shape)
+def _as_tensor(values: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    x = torch.from_numpy(np.asarray(values, dtype=np.float32)).reshape(-1, *shape)
+    return x.contiguous(memory_format=torch.channels_last)  # convolutions of a CPU are faster so
 
 
 def mixed(real: Known, made: Known, share: float, seed: int) -> Batches:

@@ -176,7 +176,7 @@ def fit(
     training, device = settings.training, _device_of(models[0])
     stack, optimizer, rows = _start(models, samples, train, unlabelled, training)
     progress, active, is_turned = {seed: _Progress() for seed in seeds}, list(seeds), False
-    for epoch in range(training.max_epochs):
+    for epoch in range(training.epochs):
         total, weight = torch.zeros(N_TERMS + 2, len(active), device=device), 1.0
         for sums, step_weight in _steps(stack, optimizer, samples, rows, settings, active, epoch):
             total[: len(sums)].add_(sums)
@@ -257,7 +257,7 @@ def _steps(
         labelled, others = parts if isinstance(stack, Stack) else (part[0] for part in parts)
         n_labelled, n = labelled.shape[-1], labelled.shape[-1] + others.shape[-1]
         noise = side_by_side([torch.randn(n, model.n_latent, generator=one, device=device) for one in generators])
-        done, n_steps = epoch * len(steps) + number, training.max_epochs * len(steps)
+        done, n_steps = epoch * len(steps) + number, training.epochs * len(steps)
         weight = kl_weight(done, n_steps, training.warmup_share)
         if n == n_labelled:
             terms, unlabelled = elbo_terms(stack, samples.take(labelled).to(device), noise), None

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import nvae_bio
 from nvae_bio import schema
-from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits
+from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits, usual_epochs
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
 from nvae_bio.data.samples import UNLABELED, Samples
@@ -154,6 +154,8 @@ def train_models(
         train, validation = (labelled_rows(prepared, samples, split) for split in ("train", "validation"))
         unlabelled = unlabelled_rows(prepared, samples, settings.training)
         moments = feature_moments(samples, torch.cat([train, unlabelled]), len(card.classes))
+    n_samples = len(train) + len(unlabelled)
+    settings = settings.with_training(max_epochs=settings.training.max_epochs or usual_epochs(n_samples))
     pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
     together = len(seeds) if pays else 1
     settings = settings.with_training(first_layer=first_layer(samples, settings.training, device, together))
@@ -257,8 +259,8 @@ def _shown(
 ) -> Iterator[dict[int, Epoch]]:
     """The same epochs, shown as they come: a live bar, or a log line for every twentieth part of the training."""
     live = sys.stderr.isatty() if progress is None else progress
-    every = max(1, settings.max_epochs // 20)
-    with tqdm(total=settings.max_epochs, unit="epoch", disable=not live, leave=True) as bar:
+    every = max(1, settings.epochs // 20)
+    with tqdm(total=settings.epochs, unit="epoch", disable=not live, leave=True) as bar:
         for of_seed in epochs:
             first = next(iter(of_seed.values()))
             bar.update()
