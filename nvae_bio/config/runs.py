@@ -37,11 +37,12 @@ LIKELIHOODS: dict[str, tuple[LikelihoodName, ...]] = {
 }
 BY_KIND: dict[str, dict[str, Any]] = {  # defaults of `model` that a kind of data has of its own; docs/studies/mnist.md
     "images": {
-        "n_shared": 7,
+        "n_shared": 6,
         "n_private": 4,
         "beta_private": 1.0,
         "independence": "mmd",
         "independence_weight": 300.0,
+        "hidden": (256, 128),
     }
 }
 MAX_EPOCHS, MAX_SAMPLES = 400, 8_000_000  # passes by default, and samples in all of them
@@ -57,7 +58,7 @@ class ModelSettings(Settings):
         "no shared ones",
     )
     n_shared: NonNegativeInt = Field(
-        10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there; default of images: 7"
+        10, description="S, dims of the shared latent z_s; 0 for `per_class` and only there; default of images: 6"
     )
     n_private: NonNegativeInt = Field(
         1,
@@ -143,7 +144,8 @@ class ModelSettings(Settings):
     hidden: tuple[Width, ...] = Field(
         (128, 128),
         min_length=1,
-        description="units of the dense layers of the encoder, at least 2 each; mirrored in the `network` decoder",
+        description="units of the dense layers of the encoder, at least 2 each; mirrored in the `network` decoder; "
+        "default of images: 256 and 128",
     )
     channels: tuple[Width, ...] = Field(
         (32, 64), min_length=1, description="conv: channels of each stage, at least 2 each; a stage halves the image"
