@@ -120,7 +120,7 @@ def test_the_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(pd.read_csv("suspects.csv")) == ["sample", "label", "suspicion", "other_class", "nats", "n_seeds"]
     assert {path.stem for path in Path("pages").glob("*.png")} >= {"class-c0", "class-c1", "class-c2"}
     assert anndata.read_h5ad("1/embedded.h5ad").uns["nvae"]["seed"] == 1
-    assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 8
+    assert len(list(Path("figures").glob("*.png"))) == len(list(Path("figures").glob("*.svg"))) == 9
     assert not list(folder.rglob("*.part*"))
 
 

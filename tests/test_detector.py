@@ -269,8 +269,8 @@ def test_null_data_keep_all_but_the_factors(data: str, kind: str) -> None:
 
 
 def test_null_pictures_of_a_cross_entropy_are_as_grey_as_the_pictures() -> None:
-    prepared = PREPARED["images"]()
-    drawn = null_drawer(prepared, train_model(prepared, fit_settings(30).base), "no_private")(0)
+    prepared, settings = PREPARED["images"](), fit_settings(30, likelihood="cross_entropy")
+    drawn = null_drawer(prepared, train_model(prepared, settings.base), "no_private")(0)
     before, after = np.asarray(prepared.X), np.asarray(drawn.X)
     assert after.min() >= 0
     assert after.max() <= 1

@@ -233,7 +233,7 @@ def fit_double(kind: str, settings: FitSettings, seeds: Sequence[int]) -> tuple[
 @pytest.mark.parametrize("kind", PREPARED)
 def test_seeds_trained_together_end_where_each_ends_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nvae_bio.train.loop.CHUNK", 20)  # a stack takes its validation samples in other parts
-    settings = make_settings()
+    settings = make_settings().for_kind(kind)
     models, epochs = fit_double(kind, settings, SEEDS)
     lengths = {seed: len(own) for seed, own in epochs.items()}
     assert len(set(lengths.values())) > 1 and max(lengths.values()) > 8, lengths

@@ -81,8 +81,8 @@ def simulated(config: Path) -> set[str]:
 def with_inputs(config: Path, folder: Path) -> None:
     """Empty files where the config expects raw ones: enough for a dry run."""
     settings = load_config(config)
-    sources = [simulation.source for simulation in settings.simulations.values()]
-    for source in [*settings.datasets.values(), *sources]:
+    sources = [simulation.source_settings for simulation in settings.simulations.values()]
+    for source in [*settings.datasets.values(), *filter(None, sources)]:
         for path in set(source.path_list) - simulated(config):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).touch()
@@ -145,6 +145,8 @@ def test_a_study_asks_for_its_table_and_trains_nothing_twice(config: Path, tmp_p
     assert counts["prepare_data"] == len({run.dataset for run in trained.values()})
     assert (counts["gather_study"], counts["all"]) == (1, 1)
     assert "plot_figures" not in counts
+    kept = {figure for figures in settings.study.figures.values() for figure in figures} if settings.study else set()
+    assert ("plot_images" in counts) == bool(kept - {"posterior", "embedding_shared", "embedding_specific", "swaps"})
 
 
 def test_the_base_of_every_variant_is_one_that_can_be_trained(tmp_path: Path) -> None:

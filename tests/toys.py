@@ -88,16 +88,19 @@ PREPARED = {"features": prepared_features, "counts": prepared_counts, "images": 
 
 
 def fit_settings(max_epochs: int = 3, **model: object) -> FitSettings:
-    """A small model with K = 2 where it has private dims; few epochs unless told otherwise."""
-    private = {"n_private": 2} if model.get("variant", "nvae") in ("nvae", "per_class") else {}
-    values = {"hidden": [16], **private, **model}
+    """A small model with K = 2 where it has private dims, the same for all kinds; few epochs unless told otherwise."""
+    variant = model.get("variant", "nvae")
+    private = {"n_private": 2} if variant in ("nvae", "per_class") else {}
+    shared = {} if variant == "per_class" else {"n_shared": 10}
+    values = {"hidden": [16], "independence": "none", "beta_private": 0.75, **private, **shared, **model}
     return FitSettings.model_validate({"model": values, "training": {"max_epochs": max_epochs, "batch_size": 64}})
 
 
 @cache
 def trained(kind: str, variant: str = "nvae", seed: int = 0) -> TrainedModel:
     """A model after three epochs: for tests of form, not of fit."""
-    return train_model(PREPARED[kind](), fit_settings(variant=variant), seed)
+    likelihood = {"likelihood": "cross_entropy"} if kind == "images" else {}
+    return train_model(PREPARED[kind](), fit_settings(variant=variant, **likelihood), seed)
 
 
 @cache

@@ -164,8 +164,22 @@ def baseline(
 @file_option("--table", "all scores to write (.csv)")
 @file_option("--page", "page of which the marked table is written (.md)")
 @file_option("--figure", "figure to write (.png)")
+@click.option(
+    "--keep",
+    type=(Path, Path),
+    multiple=True,
+    metavar="FROM TO",
+    help="a figure of a run, and where it is copied to, for the page to show",
+)
 @click.option("--settings", required=True, help="`study` of a config: JSON text or a YAML file")
-def study(scores: tuple[Path, ...], table: Path, page: Path, figure: Path, settings: str) -> None:
+def study(
+    scores: tuple[Path, ...],
+    table: Path,
+    page: Path,
+    figure: Path,
+    keep: tuple[tuple[Path, Path], ...],
+    settings: str,
+) -> None:
     """Gather the scores of a study in a table, a figure and a page.
 
     \b
@@ -175,4 +189,4 @@ def study(scores: tuple[Path, ...], table: Path, page: Path, figure: Path, setti
     """
     from nvae_bio.evaluate import study as run
 
-    run(scores, table, page, figure, load_settings(settings, StudySettings))
+    run(scores, table, page, figure, load_settings(settings, StudySettings), keep)

@@ -93,8 +93,9 @@ class ModelSettings(Settings):
     )
     likelihood: LikelihoodName | None = Field(
         None,
-        description="default by kind: negative_binomial for counts, cross_entropy for images, gaussian for features; "
-        "docs/model.md says which to choose",
+        description="default by kind: negative_binomial for counts, gaussian for features; for images cross_entropy "
+        "where 80 % of the training pixels are within 0.1 of black or white, else gaussian; docs/model.md says which "
+        "to choose",
     )
     dispersion: Literal["gene", "gene_batch"] = Field(
         "gene",
@@ -348,6 +349,12 @@ class FitSettings(Settings):
             return self
         values = self.model.model_dump() | {"variant": "cvae", "n_private": 0, "n_shared": self.model.n_latent}
         return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
+
+    def with_likelihood(self: FitType, likelihood: LikelihoodName) -> FitType:
+        """The same with this likelihood, where none is set."""
+        if self.model.likelihood is not None:
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"likelihood": likelihood})})
 
     def with_training(self, **values: float | str) -> FitSettings:
         """The same with other values of `training`."""

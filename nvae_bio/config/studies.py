@@ -138,7 +138,7 @@ class StudySettings(Settings):
     figures: dict[Name, list[SeedFigure | Picture]] = Field(
         {},
         description="variant -> figures of a seed's folder that are kept beside the page, as "
-        "NAME/ROW.VARIANT.FIGURE.png in `folder`: of the first seed of each row that has the variant",
+        "NAME.figures/ROW.VARIANT.FIGURE.png in `folder`: of the first seed of each row that has the variant",
     )
     base: Overrides = Field({}, description="keys of a run, but `dataset` and `seeds`, that all variants have")
     variants: dict[Name, Overrides] = Field(

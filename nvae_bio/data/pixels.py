@@ -11,6 +11,7 @@ from nvae_bio import schema
 from nvae_bio.config import ImagesSettings
 from nvae_bio.errors import UserError
 
+EDGE, NEAR_BINARY = 0.1, 0.8  # how near 0 and 1 are, and the share of such pixels; of MNIST .91, of FMNIST .60
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601, as Pillow's mode L
 
 
@@ -88,6 +89,11 @@ def pack_images(images: np.ndarray, obs: pd.DataFrame) -> AnnData:
     names = [f"{c}-{r}-{k}" for c, r, k in zip(channel, row, column, strict=True)]
     var = pd.DataFrame({schema.CHANNEL: channel, schema.ROW: row, schema.COLUMN: column}, index=names)
     return AnnData(np.ascontiguousarray(images.reshape(len(images), -1), dtype=np.float32), obs=obs, var=var)
+
+
+def is_near_binary(pixels: np.ndarray) -> bool:
+    """Whether pixels in [0, 1] are mostly ink or paper: 80 % of them below 0.1 or above 0.9."""
+    return float(np.mean((pixels < EDGE) | (pixels > 1 - EDGE))) >= NEAR_BINARY
 
 
 def image_shape(var: pd.DataFrame) -> tuple[int, int, int]:

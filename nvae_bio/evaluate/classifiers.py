@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ BATCH = 128
 CHUNK = 1000  # samples scored at a time
 LEARNING_RATE = 1e-3
 LEAST_SIDE = 16  # pixels, of pictures that nets are for
+LAYOUT: dict[str, Any] = {"memory_format": torch.channels_last}  # convolutions of a CPU are faster so
 Judge = Callable[[np.ndarray], np.ndarray]  # samples (n, features) → index of the class that is seen (n,)
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # samples (batch, features) and classes (batch,)
 
@@ -103,7 +105,7 @@ def fit_classifier(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = make_net(name, shape, n_classes).to(memory_format=torch.channels_last)
+        net = make_net(name, shape, n_classes).to(**LAYOUT)
         optimiser = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
         net.train()
@@ -124,7 +126,7 @@ def fit_classifier(
 
 def _as_tensor(values: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
     x = torch.from_numpy(np.asarray(values, dtype=np.float32)).reshape(-1, *shape)
-    return x.contiguous(memory_format=torch.channels_last)  # convolutions of a CPU are faster so
+    return x.contiguous(**LAYOUT)
 
 
 def mixed(real: Known, made: Known, share: float, seed: int) -> Batches:

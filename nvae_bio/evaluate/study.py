@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,12 +129,36 @@ def by_title(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(dataset=scores["dataset"].str.replace(r"\.\d+$", "", regex=True))
 
 
-def study(scores: Sequence[Path], table: Path, page: Path, figure: Path, settings: StudySettings) -> None:
+def _keep(source: Path, target: Path) -> None:
+    """Copy a figure, whole or not at all."""
+    try:
+        with atomic_path(target) as part:
+            shutil.copyfile(source, part)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be kept as {target}: {error.strerror or error}") from None
+
+
+def study(
+    scores: Sequence[Path],
+    table: Path,
+    page: Path,
+    figure: Path,
+    settings: StudySettings,
+    kept: Sequence[tuple[Path, Path]] = (),
+) -> None:
     """Gather the scores of all runs: write the long table, the figure, and the table of the page.
 
+    Args:
+        scores: tables of runs.
+        table, page, figure: what is written; of the page, what is between its markers.
+        settings: of the study.
+        kept: figures of runs, and where each is copied to.
+
     Raises:
-        UserError: a table that is not one of scores, or a page without its markers.
+        UserError: a table that is not one of scores, a page without its markers, or a figure that cannot be read.
     """
+    for source, target in kept:
+        _keep(source, target)
     found = read_scores(scores)
     before = page.read_text(encoding="utf-8") if page.exists() else None
     shown = by_title(found) if settings.evaluate == "factors" else found

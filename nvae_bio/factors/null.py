@@ -241,7 +241,7 @@ def refit_null(
     """
     if not refits or len(set(refits)) < len(refits):
         raise UserError(f"refits: {', '.join(map(str, refits)) or 'none'}; at least one, and different from each other")
-    settings = (settings or FitSettings()).for_kind(str(prepared.uns[schema.DATA]["kind"]))
+    settings = (settings or FitSettings()).for_kind(base.card.kind).with_likelihood(base.card.likelihood)
     held_out_rows(prepared.obs, [str(name) for name in prepared.uns[schema.DATA]["classes"]])
     draw, tables, wanted = null_drawer(prepared, base, kind), [], settings.model.n_latent
     if base.network.n_shared < wanted:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
@@ -23,9 +24,10 @@ from tqdm import tqdm
 
 import nvae_bio
 from nvae_bio import schema
-from nvae_bio.config import FitSettings, TrainingSettings, check_model_fits, usual_epochs
+from nvae_bio.config import FitSettings, LikelihoodName, TrainingSettings, check_model_fits, usual_epochs
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
+from nvae_bio.data.pixels import is_near_binary
 from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
@@ -40,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 STACKED_NUMBERS = 100_000  # batch × features up to which a stack is faster on a CPU (benchmarks/seeds.py measures)
 SPARSE_DENSITY = 0.06  # of counts that are not 0; a sparse first layer is faster below (benchmarks/first_layer.py)
+MOST_SEEN = 5000  # pictures whose pixels decide on a likelihood
 PROBE_STEPS = 20  # steps by which a thread count is judged
 PROBE_ROUNDS = 3
 
@@ -207,8 +210,9 @@ def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) 
     """The card of a model of these data before its training."""
     data = prepared.uns[schema.DATA]
     image = tuple(int(size) for size in data["image_shape"]) if data["kind"] == "images" else None
+    usual = settings.with_likelihood(_usual_of_pixels(prepared)) if data["kind"] == "images" else settings
     try:
-        likelihood = check_model_fits(settings.model, data["kind"])
+        likelihood = check_model_fits(usual.model, data["kind"])
     except ValueError as error:
         raise UserError(f"model.{error}") from None
     is_told = settings.model.covariates != "none" or settings.model.dispersion == "gene_batch"
@@ -219,6 +223,13 @@ def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) 
         covariates=covariates, seed=0, stacked_seeds=[], fingerprint=data["fingerprint"], device=device.type,
         best_epoch=0,
     )  # fmt: skip
+
+
+def _usual_of_pixels(prepared: AnnData) -> LikelihoodName:
+    """The likelihood of pictures where the settings say nothing: by the pixels of training samples, 5,000 at most."""
+    rows = np.flatnonzero(prepared.obs[schema.SPLIT] == "train")
+    seen = rows[:: len(rows) // MOST_SEEN + 1]
+    return "cross_entropy" if is_near_binary(np.asarray(prepared.X[seen])) else "gaussian"
 
 
 def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:

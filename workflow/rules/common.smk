@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from pathlib import Path
 from typing import get_args
 
 sys.path.insert(0, workflow.basedir)
@@ -250,18 +249,21 @@ def study_file(suffix):
     return f"{settings.study.folder}/{settings.study.name}{suffix}"
 
 
+def kept_file(figure):
+    """A figure that the study keeps beside its page."""
+    return study_file(f".figures/{figure}.png")
+
+
 def kept_figures():
     """Figure that the study keeps beside its page -> the run's own."""
     if settings.study is None:
         return {}
-    return {
-        study_file(f"/{run.name}.{figure}.png"): (
-            f"results/{run.name}/{run.seeds[0]}/figures/{figure}.png"
-        )
-        for run in settings.study_runs.values()
-        for figure in settings.study.figures.get(run.variant, [])
-        if run.number == run.seeds[0] or run.number is None
-    }
+    kept = {}
+    for run in settings.study_runs.values():
+        for figure in settings.study.figures.get(run.variant, []):
+            drawn = f"results/{run.name}/{run.seeds[0]}/figures/{figure}.png"
+            kept.setdefault(kept_file(f"{run.row}.{run.variant}.{figure}"), drawn)
+    return kept
 
 
 KEPT_FIGURES = kept_figures()

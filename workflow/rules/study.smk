@@ -60,32 +60,14 @@ if settings.study is not None:
             mem_mb=8000,
             runtime=240,
 
-    rule keep_figure:
-        input:
-            lambda wildcards: KEPT_FIGURES[study_file(f"/{wildcards.kept}.png")],
-        output:
-            study_file("/{kept}.png"),
-        log:
-            "logs/keep_figure/{kept}.log",
-        wildcard_constraints:
-            kept=any_of([Path(path).stem for path in KEPT_FIGURES]),
-        conda:
-            "../../environment.yml"
-        threads: 1
-        resources:
-            mem_mb=1000,
-            runtime=5,
-        shell:
-            """
-            cp {input:q} {output:q} >{log:q} 2>&1
-            """
-
     rule gather_study:
         input:
-            score_files(),
+            scores=score_files(),
+            kept=list(KEPT_FIGURES.values()),
         output:
             table=study_file(".csv"),
             figure=study_file(".png"),
+            kept=list(KEPT_FIGURES),
             page=update(study_file(".md")),  # its prose stays
         log:
             "logs/gather_study/study.log",
@@ -98,7 +80,14 @@ if settings.study is not None:
             mem_mb=8000,
             runtime=60,
         params:
-            scores=lambda wildcards, input: [f"--scores={path}" for path in input],
+            scores=lambda wildcards, input: [
+                f"--scores={path}" for path in input.scores
+            ],
+            kept=lambda wildcards, input, output: [
+                option
+                for pair in zip(input.kept, output.kept)
+                for option in ("--keep", *pair)
+            ],
             settings=lambda wildcards: settings.study.model_dump_json(),
         shell:
             """
@@ -107,6 +96,7 @@ if settings.study is not None:
                 --table {output.table:q} \
                 --page {output.page:q} \
                 --figure {output.figure:q} \
+                {params.kept:q} \
                 --settings {params.settings:q} \
                 >{log:q} 2>&1
             """
