@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from nvae_bio import config
 from nvae_bio.config import (
+    BY_KIND,
     AuditSettings,
     CountsSettings,
     CountsSimulation,
@@ -482,6 +483,25 @@ def test_dims_left_out_follow_the_variant() -> None:
 )
 def test_likelihood_by_kind(kind: str, likelihood: str) -> None:
     assert check_model_fits(ModelSettings(), kind) == likelihood
+
+
+def test_a_kind_of_data_has_defaults_of_its_own_for_what_is_not_set() -> None:
+    pictures = ModelSettings().for_kind("images")
+    assert {name: getattr(pictures, name) for name in BY_KIND["images"]} == BY_KIND["images"]
+    assert pictures.for_kind("images") == pictures
+    assert ModelSettings().for_kind("counts") == ModelSettings().for_kind("features") == ModelSettings()
+    given = ModelSettings(n_shared=3, independence="moments").for_kind("images")
+    assert (given.n_shared, given.n_private, given.independence, given.independence_weight) == (3, 4, "moments", 1.0)
+    plain = ModelSettings.model_validate({"variant": "cvae"}).for_kind("images")
+    assert (plain.n_shared, plain.n_private, plain.independence) == (6, 0, "none")
+    assert ModelSettings(independence_weight=7).for_kind("images").independence_weight == 7
+
+
+def test_a_config_has_the_defaults_of_the_kind_of_each_run() -> None:
+    config = WorkflowSettings.model_validate(changed("runs.digits.model", {"n_shared": 5}))
+    assert (config.runs["digits"].model.n_shared, config.runs["digits"].model.n_private) == (5, 4)
+    assert config.runs["counts"].model.n_private == 1
+    assert WorkflowSettings.model_validate_json(config.model_dump_json()) == config
 
 
 def test_one_entry_of_a_config_serves_every_step(tmp_path: Path) -> None:

@@ -148,6 +148,14 @@ def test_the_shipped_default_is_left_untouched() -> None:
     ("changes", "said"),
     [
         ({"variants": {"v": {"model": {"n_shred": 3}}}}, "study: variants.v: model.n_shred: unknown key; did you mean"),
+        (
+            {"figures": {"mice": ["posterior"]}},
+            "study: figures: 'mice' is no variant that is trained; allowed: nvae-default, wide, wrong",
+        ),
+        (
+            {"figures": {"nvae-default": ["samples"]}},
+            "study.figures.nvae-default: 'samples' is of pictures; row 'cells_fc1.5' has data of kind 'counts'; allowed",
+        ),
         ({"base": {"seeds": [1]}}, "study: variants.nvae-default.seeds: this key is set by the rows"),
         ({"rows": {"r": {"variants": {"none": 3}}}}, "study: rows.r.variants: 'none' is no variant; allowed: nvae-def"),
         (
@@ -284,6 +292,12 @@ def test_scores_of_runs_become_table_page_and_figure(tmp_path: Path) -> None:
     assert gathered["value"].max() == pytest.approx(2 / 3, abs=1e-6)
     assert "| d | wide | 3 | 0.333 ± 0.333 |" in page.read_text()
     assert figure.stat().st_size > 1000
+    kept = tmp_path / "s.figures" / "d.png"
+    study(paths, table, page, figure, settings, [(figure, kept)])
+    assert kept.read_bytes() == figure.read_bytes()
+    with pytest.raises(UserError, match=r"none\.png: cannot be kept as .*d\.png: No such file"):
+        study(paths, table, page, figure, settings, [(tmp_path / "none.png", kept)])
+    assert kept.read_bytes() == figure.read_bytes()
     before = page.read_text(), table.read_bytes()
     study(paths, table, page, figure, settings)
     assert (page.read_text(), table.read_bytes()) == before

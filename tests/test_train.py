@@ -260,3 +260,13 @@ def test_a_gpu_gives_nearly_the_same_bound() -> None:
         history = train_model(prepared_counts(), settings, 0).history
         bounds.append(history.loc[history["split"] == "validation", "elbo"].max())
     assert bounds[0] == pytest.approx(bounds[1], abs=2.0)
+
+
+@pytest.mark.parametrize(("ink", "likelihood"), [(0.95, "cross_entropy"), (0.5, "gaussian")])
+def test_pictures_of_ink_and_paper_have_a_cross_entropy_and_grey_ones_gaussians(ink: float, likelihood: str) -> None:
+    prepared, rng = PREPARED["images"]().copy(), np.random.default_rng(0)
+    black = rng.integers(2, size=prepared.shape).astype(np.float32)
+    grey = rng.uniform(0.2, 0.8, prepared.shape).astype(np.float32)
+    prepared.X = np.where(rng.uniform(size=prepared.shape) < ink, black, grey)
+    assert train_model(prepared, fit_settings(1), 0).card.likelihood == likelihood
+    assert train_model(prepared, fit_settings(1, likelihood="gaussian"), 0).card.likelihood == "gaussian"
