@@ -17,7 +17,7 @@ from nvae_bio.cli import main
 from nvae_bio.config import EvaluationSettings
 from nvae_bio.data.files import read_scores, write_anndata
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.classifiers import BATCH, Known, artificial_scores, fit_classifier, make_net, mixed, usable
+from nvae_bio.evaluate.classifiers import BATCH, Form, Known, artificial_scores, fit_classifier, make_net, mixed, usable
 from nvae_bio.evaluate.counts import _differences
 from nvae_bio.evaluate.decision import calibration_error, decision_scores
 from nvae_bio.evaluate.embeddings import FITS, embedding_scores
@@ -48,17 +48,22 @@ def make_known(n: int = 300, n_classes: int = 3, side: int = 4, seed: int = 0, s
 @pytest.mark.parametrize(("name", "side"), [("linear", 4), ("small", 16), ("strong", 16)])
 def test_a_classifier_learns_what_is_plain_and_is_a_function_of_its_seed(name: str, side: int) -> None:
     known, other = make_known(side=side), make_known(side=side, seed=1)
-    judges = [fit_classifier(name, known.batches(0), 120, (1, side, side), 3, seed) for seed in (0, 0)]
+    judges = [fit_classifier(name, known.batches(0), 120, Form((1, side, side), 3), seed) for seed in (0, 0)]
     assert (judges[0](other.x) == other.label).mean() > 0.95
     assert np.array_equal(judges[0](other.x), judges[1](other.x))
     assert len(judges[0](other.x[:0])) == 0
+
+
+def n_weights(name: str, form: Form) -> int:
+    return sum(part.numel() for part in make_net(name, form).parameters())
 
 
 def test_nets_are_for_pictures_of_16_pixels() -> None:
     assert usable(("small", "strong"), (1, 28, 28)) == ("small", "strong")
     assert usable(("small", "strong"), (1, 8, 28)) == ("linear",) == usable(("small",), None)
     for name in ("small", "strong"):
-        assert sum(part.numel() for part in make_net(name, (3, 48, 42), 5).parameters()) > 1000
+        assert n_weights(name, Form((3, 48, 42), 5)) > 1000
+    assert n_weights("small", Form((1, 28, 28), 10, (16, 32))) > n_weights("small", Form((1, 28, 28), 10))
 
 
 @law
@@ -80,9 +85,12 @@ def test_batches_go_round_all_samples() -> None:
 
 def test_what_is_learnt_from_artificial_data_is_what_they_say() -> None:
     real, wrong = make_known(), make_known(shift=1)
-    scores = artificial_scores(real, make_known(seed=1), wrong, (1, 4, 4), (0.0, 0.4, 1.0), ("linear",), 150, 0)
+    form, shares, test = Form((1, 4, 4), 3), (0.0, 0.4, 1.0), make_known(seed=1)
+    scores = artificial_scores(real, test, wrong, form, shares, ("linear",), 150, 0)
     assert list(scores) == ["accuracy_real_linear", "accuracy_tau_0.4_linear", "accuracy_tau_1.0_linear"]
     assert scores["accuracy_real_linear"] > 0.95 and scores["accuracy_tau_1.0_linear"] < 0.05
+    of_real = {"linear": fit_classifier("linear", mixed(real, real, 0, 0), 150, form, 0)}
+    assert artificial_scores(real, test, wrong, form, shares, ("linear",), 150, 0, of_real) == scores
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------

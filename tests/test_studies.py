@@ -154,7 +154,7 @@ def test_the_shipped_default_is_left_untouched() -> None:
         ),
         (
             {"figures": {"nvae-default": ["samples"]}},
-            "study.figures.nvae-default: 'samples' is of pictures; row 'cells_fc1.5' has data of kind 'counts'; allowed",
+            "study.figures.nvae-default: 'samples' is of pictures; row 'cells_fc1.5' has data of kind 'counts'",
         ),
         ({"base": {"seeds": [1]}}, "study: variants.nvae-default.seeds: this key is set by the rows"),
         ({"rows": {"r": {"variants": {"none": 3}}}}, "study: rows.r.variants: 'none' is no variant; allowed: nvae-def"),

@@ -50,6 +50,11 @@ class EvaluationSettings(Settings):
         description="trained on artificial data: of pictures the `small` net of two convolutions and a `strong` one; "
         "`linear`, a logistic regression, of anything else and of pictures below 16 pixels, whatever is named",
     )
+    small_channels: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = Field(
+        (10, 20),
+        description="channels of the two convolutions of the `small` net: 10 and 20 as for digits in the logs of "
+        "Lesort et al. 2018, 16 and 32 as there for Fashion-MNIST",
+    )
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.4, 1.0), min_length=1, description="shares of artificial data, τ, that they are trained on, 0 to 1"
     )

@@ -8,7 +8,7 @@ trained as the nets are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -51,6 +51,21 @@ class Known:
                 yield self.x[rows], self.label[rows]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a classifier takes and tells.
+
+    Attributes:
+        shape: channels, height, width; of no pictures (1, 1, features).
+        n_classes: of the labels.
+        small_channels: of the two convolutions of the `small` net.
+    """
+
+    shape: tuple[int, int, int]
+    n_classes: int
+    small_channels: tuple[int, int] = (10, 20)
+
+
 def usable(names: Sequence[Classifier], image_shape: tuple[int, int, int] | None) -> tuple[Classifier, ...]:
     """The classifiers that the data allow: `linear` alone unless they are pictures of 16 pixels a side."""
     if image_shape is None or min(image_shape[1:]) < LEAST_SIDE:
@@ -58,18 +73,19 @@ def usable(names: Sequence[Classifier], image_shape: tuple[int, int, int] | None
     return tuple(names)
 
 
-def make_net(name: Classifier, shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def make_net(name: Classifier, form: Form) -> nn.Module:
     """An untrained classifier of samples (n, channels, height, width), its weights from torch's global random state."""
-    channels, *size = shape
+    (channels, *size), n_classes = form.shape, form.n_classes
     if name == "linear":
         n = channels * size[0] * size[1]
         return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(n, affine=False), nn.Linear(n, n_classes))
     if name == "small":
         height, width = (((side - 4) // 2 - 4) // 2 for side in size)
+        first, second = form.small_channels
         return nn.Sequential(
-            nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Conv2d(10, 20, 5), nn.Dropout2d(), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Flatten(), nn.Linear(20 * height * width, 50), nn.ReLU(), nn.Dropout(), nn.Linear(50, n_classes),
+            nn.Conv2d(channels, first, 5), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(first, second, 5), nn.Dropout2d(), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Flatten(), nn.Linear(second * height * width, 50), nn.ReLU(), nn.Dropout(), nn.Linear(50, n_classes),
         )  # fmt: skip
 
     def block(n_in: int, n_out: int) -> list[nn.Module]:
@@ -89,8 +105,7 @@ def fit_classifier(
     name: Classifier,
     batches: Batches,
     n_steps: int,
-    shape: tuple[int, int, int],
-    n_classes: int,
+    form: Form,
     seed: int,
 ) -> Judge:
     """A classifier trained by Adam, its step falling to 0 along a half cosine.
@@ -99,26 +114,25 @@ def fit_classifier(
         name: which.
         batches: as many as there are steps, at least.
         n_steps: of training.
-        shape: channels, height, width; of no pictures (1, 1, features).
-        n_classes: of the labels.
+        form: what it takes and tells.
         seed: of weights and dropout.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = make_net(name, shape, n_classes).to(**LAYOUT)
+        net = make_net(name, form).to(**LAYOUT)
         optimiser = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
         net.train()
         for x, label in islice(batches, n_steps):
             optimiser.zero_grad(set_to_none=True)
-            F.cross_entropy(net(_as_tensor(x, shape)), torch.from_numpy(label)).backward()
+            F.cross_entropy(net(_as_tensor(x, form.shape)), torch.from_numpy(label)).backward()
             optimiser.step()
             schedule.step()
     net.eval()
 
     @torch.no_grad()
     def judge(x: np.ndarray) -> np.ndarray:
-        parts = [net(_as_tensor(x[start : start + CHUNK], shape)).argmax(1) for start in range(0, len(x), CHUNK)]
+        parts = [net(_as_tensor(x[start : start + CHUNK], form.shape)).argmax(1) for start in range(0, len(x), CHUNK)]
         return np.asarray(torch.cat(parts).numpy()) if parts else np.zeros(0, dtype=int)
 
     return judge
@@ -143,11 +157,12 @@ def artificial_scores(
     real: Known,
     test: Known,
     made: Known,
-    shape: tuple[int, int, int],
+    form: Form,
     shares: Sequence[float],
     names: Sequence[Classifier],
     n_steps: int,
     seed: int,
+    of_real: Mapping[Classifier, Judge] | None = None,
 ) -> dict[str, float]:
     """Accuracy on held-out real samples of classifiers trained on a mixture of real and artificial ones.
 
@@ -155,19 +170,23 @@ def artificial_scores(
         real: training samples.
         test: held out.
         made: artificial ones.
-        shape: of a sample.
+        form: what a classifier takes and tells.
         shares: τ, share of artificial batches; 0 is scored as `accuracy_real_NAME`.
         names: which classifiers.
         n_steps: of training, whatever the share.
         seed: of weights and batches.
+        of_real: classifiers that are trained already as share 0 would be.
 
     Returns:
         accuracy_real_NAME, accuracy_tau_SHARE_NAME.
     """
-    scores, n_classes = {}, int(max(real.label.max(), test.label.max(), made.label.max())) + 1
+    scores, known = {}, of_real or {}
     for name in names:
         for share in shares:
-            judge = fit_classifier(name, mixed(real, made, share, seed), n_steps, shape, n_classes, seed)
+            if share or name not in known:
+                judge = fit_classifier(name, mixed(real, made, share, seed), n_steps, form, seed)
+            else:
+                judge = known[name]
             metric = f"accuracy_tau_{float(share)}_{name}" if share else f"accuracy_real_{name}"
             scores[metric] = float((judge(test.x) == test.label).mean())
     return scores

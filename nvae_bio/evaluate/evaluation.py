@@ -11,9 +11,9 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import EvaluationSettings
-from nvae_bio.config.evaluation import ScoreGroup
+from nvae_bio.config.evaluation import Classifier, ScoreGroup
 from nvae_bio.evaluate.aggregate import mmd_ratio, moment_kl_ratio
-from nvae_bio.evaluate.classifiers import Judge, Known, artificial_scores, fit_classifier, usable
+from nvae_bio.evaluate.classifiers import Form, Judge, Known, artificial_scores, fit_classifier, mixed, usable
 from nvae_bio.evaluate.counts import count_scores
 from nvae_bio.evaluate.decision import decision_scores
 from nvae_bio.evaluate.finer import finer_scores, latents_of, scib_scores
@@ -114,23 +114,23 @@ class Evaluation:
         return known_scores(adata, adata.obsm[schema.SHARED], self.settings.factor_keys, self.subject.image_shape)
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.subject.image_shape or (1, 1, self.subject.adata.n_vars)
+    def _form(self) -> Form:
+        shape = self.subject.image_shape or (1, 1, self.subject.adata.n_vars)
+        return Form(shape, self.subject.trained.network.n_classes, self.settings.small_channels)
 
     def _real(self, split: str, most: int) -> Known:
         rows = self.subject.rows(split, most)
         return Known(self.subject.real(rows), self.subject.label[rows])
 
     @cached_property
-    def _judge(self) -> Judge:
-        """A classifier of real samples: the strongest that the data allow."""
-        real, n_classes = self._real("train", self.settings.n_artificial), self.subject.trained.network.n_classes
-        name = usable(("strong",), self.subject.image_shape)[0]
-        steps = self.settings.classifier_steps
-        return fit_classifier(name, real.batches(self.seed), steps, self._shape, n_classes, self.seed)
+    def _judges(self) -> dict[Classifier, Judge]:
+        """A classifier of real samples by its name: the strongest that the data allow."""
+        real, name = self._real("train", self.settings.n_artificial), usable(("strong",), self.subject.image_shape)[0]
+        batches, steps = mixed(real, real, 0, self.seed), self.settings.classifier_steps
+        return {name: fit_classifier(name, batches, steps, self._form, self.seed)}
 
     def _samples(self) -> dict[str, float]:
-        return sample_scores(self.subject, self._judge, self.settings.sigmas, self.seed)
+        return sample_scores(self.subject, next(iter(self._judges.values())), self.settings.sigmas, self.seed)
 
     def _artificial(self) -> dict[str, float]:
         """accuracy_real_NAME and accuracy_tau_SHARE_NAME, of all held-out samples; of a decoder told the class."""
@@ -144,7 +144,8 @@ class Evaluation:
         made = Known(subject.made(z, label, self.seed), label)
         names = usable(self.settings.classifiers, subject.image_shape)
         steps = self.settings.classifier_steps
-        return artificial_scores(real, test, made, self._shape, self.settings.shares, names, steps, self.seed)
+        known = self._judges if "samples" in self.settings.scores else None
+        return artificial_scores(real, test, made, self._form, self.settings.shares, names, steps, self.seed, known)
 
     def _counts(self) -> dict[str, float]:
         return count_scores(self.subject, self.seed) if self.subject.trained.card.kind == "counts" else {}
