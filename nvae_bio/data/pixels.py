@@ -11,7 +11,7 @@ from nvae_bio import schema
 from nvae_bio.config import ImagesSettings
 from nvae_bio.errors import UserError
 
-EDGE, NEAR_BINARY = 0.1, 0.5  # how near 0 and 1 are, and the share of such pixels: of MNIST .91, Fashion-MNIST .60, faces .38
+EDGE, NEAR_BINARY = 0.1, 0.5  # how near 0 and 1 are, and the share of such pixels (MNIST .91, Fashion-MNIST .60)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601, as Pillow's mode L
 
 
