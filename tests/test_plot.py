@@ -29,6 +29,7 @@ from nvae_bio.plot import (
     plot_data,
     plot_history,
     plot_interpolations,
+    plot_posterior,
     plot_private_kl,
     plot_private_traversals,
     plot_samples,
@@ -224,3 +225,23 @@ def test_limits_of_qc_are_drawn() -> None:
     settings["qc"]["min_counts"] = int(prepared.uns["nvae_data"]["qc"]["n_counts"].median())
     prepared.uns["nvae_data"]["settings"] = json.dumps(settings)
     assert "limit" in texts(plot_data(prepared))
+
+
+@pytest.mark.parametrize(("variant", "name"), [("nvae", "z_s"), ("vae", "z_s"), ("per_class", "own block")])
+def test_the_posterior_is_drawn_beside_the_prior(variant: str, name: str) -> None:
+    adata = embedded("features", variant)
+    figure = plot_posterior(adata)
+    (ax,) = figure.axes
+    assert f"aggregate posterior of {name}" in ax.get_title()
+    assert [patch.radius for patch in ax.patches] == [1, 2, 3]
+    drawn = sum(len(points.get_offsets()) for points in ax.collections)
+    assert drawn == (adata.obs["split"] == "test").sum()
+    spread = np.concatenate([points.get_offsets() for points in ax.collections if len(points.get_offsets())])
+    assert 0.3 < spread.std() < 3
+
+
+def test_one_dim_has_no_axes_to_draw() -> None:
+    adata = embedded("features", "vae").copy()
+    for key in ("X_nvae_shared", "nvae_shared_std"):
+        adata.obsm[key] = np.asarray(adata.obsm[key])[:, :1]
+    assert "two dims or more" in plot_posterior(adata).texts[0].get_text()
