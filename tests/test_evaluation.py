@@ -189,6 +189,21 @@ def test_scores_are_a_function_of_the_seed() -> None:
     assert one == other and {"accuracy_real_linear", "accuracy_tau_1.0_linear"} <= set(one)
 
 
+def test_artificial_pictures_have_the_noise_that_training_samples_leave() -> None:
+    subject = Subject(trained("images"), embedded("images"), 100)
+    rows = subject.rows("train")
+    z, label = subject.latent(rows), subject.label[rows]
+    left = np.sqrt(np.square(subject.real(rows) - subject.made(z, label, 0)).mean(0))
+    np.testing.assert_allclose(subject.residual_std, left, rtol=0.3)
+    many, one = np.repeat(z[:1], 2000, axis=0), np.repeat(label[:1], 2000)
+    drawn, mean = subject.drawn(many, one, 0), subject.made(z[:1], label[:1], 0)[0]
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    expected = np.clip(mean + subject.residual_std * np.random.default_rng(5).normal(size=drawn.shape), 0, 1)
+    np.testing.assert_allclose(drawn.mean(0), expected.mean(0), atol=0.03)
+    np.testing.assert_allclose(drawn.std(0), expected.std(0), atol=0.03)
+    assert drawn.std(0).mean() > 0.1
+
+
 def test_finer_labels_are_of_classes_that_have_several() -> None:
     adata = embedded("features").copy()
     adata.obs["finer"] = np.where(np.arange(adata.n_obs) % 2, adata.obs["label"].astype(str), "other")

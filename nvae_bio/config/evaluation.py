@@ -58,6 +58,11 @@ class EvaluationSettings(Settings):
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.4, 1.0), min_length=1, description="shares of artificial data, τ, that they are trained on, 0 to 1"
     )
+    artificial: Literal["drawn", "means"] = Field(
+        "drawn",
+        description="artificial pictures and features are `drawn`, pictures about the decoded means with the noise "
+        "that training samples leave; or they are `means`. Counts are drawn",
+    )
     n_artificial: PositiveInt = Field(
         50_000, description="artificial samples, and real ones at most, that classifiers are trained on"
     )

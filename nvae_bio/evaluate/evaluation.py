@@ -141,7 +141,8 @@ class Evaluation:
         label = classes_in_turn(subject, most)
         n_latent = subject.trained.network.n_shared + subject.trained.network.n_private
         z = from_prior(n_latent)(label, np.random.default_rng((self.seed, 31)))
-        made = Known(subject.made(z, label, self.seed), label)
+        make = subject.drawn if self.settings.artificial == "drawn" else subject.made
+        made = Known(make(z, label, self.seed), label)
         names = usable(self.settings.classifiers, subject.image_shape)
         steps = self.settings.classifier_steps
         known = self._judges if "samples" in self.settings.scores else None

@@ -121,6 +121,24 @@ class Subject:
         made: Tensor = torch.cat(parts)
         return np.asarray(made.numpy(), dtype=np.float32)
 
+    @cached_property
+    def residual_std(self) -> np.ndarray:
+        """Of each feature about its decoded mean at the posterior mean, over training samples, (features,)."""
+        rows = self.rows("train", 5 * self.max_samples)
+        means = self.decoded(self.latent(rows), self.label[rows], 0, drawn=False)
+        return np.asarray(np.sqrt(np.square(self.raw(rows) - means).mean(0)))
+
+    def drawn(self, z: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+        """Artificial data with noise, in `view`: draws, of pictures Gaussian ones about the means, cut at 0 and 1.
+
+        A cross-entropy of grey pixels has no noise of its own; that of a pixel is what training samples leave.
+        """
+        if self.image_shape is None:
+            return self.view(self.decoded(z, label, seed, drawn=True))
+        means = self.decoded(z, label, seed, drawn=False)
+        noise = np.random.default_rng((seed, 8)).standard_normal(means.shape, dtype=np.float32)
+        return np.asarray(np.clip(means + self.residual_std * noise, 0, 1))
+
     def made(self, z: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
         """Artificial data, in `view`: of counts draws, of pictures and features means (a mean has no pixel noise)."""
         return self.view(self.decoded(z, label, seed, drawn=self.trained.card.kind == "counts"))
