@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nvae_bio import embed_data, train_model
 from nvae_bio.config import FeaturesSettings, FitSettings, ModelSettings
-from nvae_bio.model.independence import PENALTIES, Draws, aggregate_kl, hsic, mmd, moments
+from nvae_bio.model.independence import PENALTIES, SharedDraws, aggregate_kl, hsic, mmd, moments
 from nvae_bio.prepare import prepare_data
 from nvae_bio.train import train_models
 from tests.small_models import make_generator
@@ -33,7 +33,7 @@ def make_drawn(
     n_batches: int = 1,
     label: Tensor | None = None,
     seed: int = 0,
-) -> Draws:
+) -> SharedDraws:
     """z_s of class y is N(shift[y], spread[y]²) in each dim; its posteriors have standard deviation `noise`.
 
     Args:
@@ -51,7 +51,7 @@ def make_drawn(
     mean = shift[label] + (spread**2 - noise**2).sqrt() * torch.randn(shape, generator=generator, dtype=torch.float64)
     draw = mean + noise * torch.randn(shape, generator=generator, dtype=torch.float64)
     whole = label.expand(n_batches, -1)
-    return Draws(mean, posterior.log(), draw, whole, torch.full_like(whole, LARGE))
+    return SharedDraws(mean, posterior.log(), draw, whole, torch.full_like(whole, LARGE))
 
 
 def make_shift(*of_class: float, n_shared: int = 2) -> Tensor:
@@ -158,7 +158,7 @@ def test_classes_of_one_sample_are_left_out(penalty) -> None:  # noqa: ANN001
     drawn = make_drawn(5, make_shift(0.5, 9.0, -9.0), label=label)
     mean = drawn.mean.clone().requires_grad_()
     value = penalty(drawn._replace(mean=mean, draw=drawn.draw + mean - drawn.mean)).sum()
-    alone = Draws(*(part[:, :3] for part in drawn))
+    alone = SharedDraws(*(part[:, :3] for part in drawn))
     torch.testing.assert_close(value, 0.6 * penalty(alone).sum())
     (gradient,) = torch.autograd.grad(value, mean)
     assert not gradient[0, 3:].any()
@@ -184,10 +184,10 @@ def test_neither_other_models_nor_the_order_of_samples_matter(penalty) -> None: 
     assert together.shape == (6,)
     order = torch.randperm(12, generator=make_generator(3))
     for place in range(6):
-        alone = Draws(*(part[place] for part in drawn))
+        alone = SharedDraws(*(part[place] for part in drawn))
         torch.testing.assert_close(penalty(alone), together[place])
-        torch.testing.assert_close(penalty(Draws(*(part[order] for part in alone))), together[place])
-    split = Draws(*(part.unflatten(0, (2, 3)) for part in drawn))
+        torch.testing.assert_close(penalty(SharedDraws(*(part[order] for part in alone))), together[place])
+    split = SharedDraws(*(part.unflatten(0, (2, 3)) for part in drawn))
     torch.testing.assert_close(penalty(split), together.view(2, 3))
 
 

@@ -91,11 +91,6 @@ class ModelSettings(Settings):
     independence_weight: float = Field(
         1.0, ge=0, description="weight of that term, times the warm-up weight; for `aggregate_kl` it is γ − 1"
     )
-    independence_of: Literal["shared", "latent"] = Field(
-        "shared",
-        description="what that term is taken of: `shared`, z_s; `latent`, z_s and the own block together, which draws "
-        "what is private to a class to the prior too",
-    )
     likelihood: LikelihoodName | None = Field(
         None,
         description="default by kind: negative_binomial for counts, gaussian for features; for images cross_entropy "

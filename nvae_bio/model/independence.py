@@ -16,7 +16,7 @@ from torch import Tensor
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels of `mmd`: squared, times S
 
 
-class Draws(NamedTuple):
+class SharedDraws(NamedTuple):
     """z_s of labelled samples; leading dimensions (…) are models trained side by side.
 
     Attributes:
@@ -48,10 +48,10 @@ class Draws(NamedTuple):
         return (self.draw[..., :, None, :] - self.draw[..., None, :, :]).square().sum(-1)
 
 
-Penalty = Callable[[Draws], Tensor]
+Penalty = Callable[[SharedDraws], Tensor]
 
 
-def moments(drawn: Draws) -> Tensor:
+def moments(drawn: SharedDraws) -> Tensor:
     """Σ_y p̂(y) ‖E[z_s|y]‖², in prior variances, (…): only the means are held to the prior's.
 
     Without bias: ‖E[z_s|y]‖² is estimated by the mean of z_i · z_j over pairs of different samples of the class, which
@@ -62,7 +62,7 @@ def moments(drawn: Draws) -> Tensor:
     return _mean_over_rows(same, drawn.mean[..., :, None, :].mul(drawn.mean[..., None, :, :]).sum(-1))
 
 
-def aggregate_kl(drawn: Draws) -> Tensor:
+def aggregate_kl(drawn: SharedDraws) -> Tensor:
     """Σ_y p̂(y) KL(q(z_s|y) ‖ N(0, I)), in nats, (…): with weight γ − 1, this part of the KL gets γ in all.
 
     KL(q(z_s|x) ‖ p) averages to I(x; z_s|y) + KL(q(z_s|y) ‖ p). q(z_s|y) is a mixture over the N_y training samples of
@@ -84,7 +84,7 @@ def aggregate_kl(drawn: Draws) -> Tensor:
     return (kl * (n_others > 0)).sum(-1) / max(drawn.n, 1)
 
 
-def mmd(drawn: Draws) -> Tensor:
+def mmd(drawn: SharedDraws) -> Tensor:
     """Σ_y p̂(y) MMD²(q(z_s|y), N(0, I)), (…), without bias; between 0 and 2 in expectation.
 
     The kernel is the mean of five Gaussian ones, exp(−‖a − b‖² / 2h²) with h² = S/4 … 4S. Their expectations under the
@@ -104,7 +104,7 @@ def mmd(drawn: Draws) -> Tensor:
     return _mean_over_rows(same, total / len(BANDWIDTHS))
 
 
-def hsic(drawn: Draws) -> Tensor:
+def hsic(drawn: SharedDraws) -> Tensor:
     """HSIC of z_s and the class, (…), without bias; 0 in expectation where they are independent, whatever q(z_s).
 
     Eq. 5 of Song et al. 2012, JMLR 13:1393, with a Gaussian kernel on z_s, whose squared width is the mean squared

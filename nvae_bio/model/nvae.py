@@ -87,8 +87,6 @@ class Pass(NamedTuple):
         label: class that the row is decoded under, (…, rows).
         shared: q(z_s|x), (…, rows, S).
         draw: z_s, (…, rows, S).
-        own: q(z_cy|x) of the block of the row's class, (…, rows, K).
-        own_draw: z_cy, (…, rows, K).
         kl_shared: KL of each shared dim, nats, (…, rows, S).
         kl_private: KL of each private dim of every block, nats, (…, rows, C, K).
         kl_own: the same of the block of the row's class, (…, rows, K).
@@ -100,8 +98,6 @@ class Pass(NamedTuple):
     label: Tensor
     shared: DiagonalGaussian
     draw: Tensor
-    own: DiagonalGaussian
-    own_draw: Tensor
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
@@ -236,8 +232,8 @@ class NVAE(nn.Module):
         outputs, kl = self.decoder(shared, own, block, covariates), posterior.private.kl()
         off_square = posterior.private.square().sum((1, 2)) - own_posterior.square().sum(1)
         return Pass(
-            label, posterior.shared, shared, own_posterior, own, posterior.shared.kl(), kl, of_block(kl, block),
-            off_square, outputs, class_log_prob,
+            label, posterior.shared, shared, posterior.shared.kl(), kl, of_block(kl, block), off_square, outputs,
+            class_log_prob,
         )  # fmt: skip
 
     def inputs(self, x: Tensor, library: Tensor | None) -> Inputs:

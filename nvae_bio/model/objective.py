@@ -44,8 +44,6 @@ class ElboTerms:
         shared_mean: of q(z_s|x), (…, batch, S).
         shared_log_std: of q(z_s|x), (…, batch, S).
         shared_draw: z_s, (…, batch, S).
-        own_mean, own_log_std: of q(z_cy|x), the own block, (…, batch, K).
-        own_draw: z_cy, (…, batch, K).
         kl_shared: KL of each shared dim, (…, batch, S).
         kl_private: KL of each private dim of every block, (…, batch, C, K).
         kl_own: KL of each private dim of the sample's own block, (…, batch, K).
@@ -59,25 +57,12 @@ class ElboTerms:
     shared_mean: Tensor
     shared_log_std: Tensor
     shared_draw: Tensor
-    own_mean: Tensor
-    own_log_std: Tensor
-    own_draw: Tensor
     kl_shared: Tensor
     kl_private: Tensor
     kl_own: Tensor
     off_square: Tensor
     log_class: Tensor
     correct: Tensor
-
-    def shared(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and log standard deviation of q(z_s|x), and a draw, (…, batch, S) each."""
-        return self.shared_mean, self.shared_log_std, self.shared_draw
-
-    def latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of [z_s, own block], (…, batch, S + K) each."""
-        own = (self.own_mean, self.own_log_std, self.own_draw)
-        mean, log_std, draw = (torch.cat(pair, dim=-1) for pair in zip(self.shared(), own, strict=True))
-        return mean, log_std, draw
 
     @cached_property
     def sum_shared(self) -> Tensor:
@@ -181,9 +166,6 @@ def elbo_terms(
         shared_mean=found.shared.mean,
         shared_log_std=found.shared.log_std,
         shared_draw=found.draw,
-        own_mean=found.own.mean,
-        own_log_std=found.own.log_std,
-        own_draw=found.own_draw,
         kl_shared=found.kl_shared,
         kl_private=found.kl_private,
         kl_own=found.kl_own,

@@ -15,7 +15,7 @@ from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.errors import UserError
 from nvae_bio.machine import matmul_precision
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models, kl_weight, unlabelled_bound
-from nvae_bio.model.independence import PENALTIES, Draws
+from nvae_bio.model.independence import PENALTIES, SharedDraws
 from nvae_bio.train.rows import TrainingRows
 
 CHUNK = 2048  # samples a pass without gradients
@@ -304,8 +304,8 @@ def _gain(
         sums[0] = unlabelled_bound(unlabelled, log_prior).detach().sum(-1)
     gain = objective.mean(-1)
     if model.has_penalty:
-        latent = terms.latent() if model.independence_of == "latent" else terms.shared()
-        penalty = PENALTIES[model.independence](Draws(*latent, terms.label, rows.class_size[terms.label]))
+        size, shared = rows.class_size[terms.label], (terms.shared_mean, terms.shared_log_std, terms.shared_draw)
+        penalty = PENALTIES[model.independence](SharedDraws(*shared, terms.label, size))
         gain = gain - weight * model.independence_weight * penalty
         sums[1] = penalty.detach() * terms.label.shape[-1]
     return gain, sums.reshape(2, -1)
