@@ -163,8 +163,8 @@ def make_elbo_terms(seed: int = 0) -> ElboTerms:
     kl_private = draw(N, C, K)
     own = kl_private[torch.arange(N), torch.arange(N) % C]
     return ElboTerms(
-        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, K), draw(N, K), draw(N, K),
-        draw(N, S), kl_private, own, draw(N), -draw(N), draw(N) > 0.5,
+        torch.arange(N) % C, -9 * draw(N), draw(N, S), draw(N, S), draw(N, S), draw(N, S), kl_private, own, draw(N),
+        -draw(N), draw(N) > 0.5,
     )  # fmt: skip
 
 

@@ -22,8 +22,14 @@ from nvae_bio.trained import TrainedModel
 CPU = torch.device("cpu")
 CHUNK = 1000  # samples decoded at a time
 SCALE = 1e4  # counts a sample, before logarithms
+N_LEVELS = 20  # of decoded pixels, each with a noise of its own
 N_COMPONENTS = 30  # principal components in which neighbours are looked for
 CHOICE = 0  # seed of the random part that is scored, the same for every model
+
+
+def _level(means: np.ndarray) -> np.ndarray:
+    """Which twentieth of 0 to 1 each mean lies in."""
+    return np.asarray(np.clip((N_LEVELS * means).astype(int), 0, N_LEVELS - 1))
 
 
 def log_scaled(counts: np.ndarray, library: np.ndarray) -> np.ndarray:
@@ -123,21 +129,24 @@ class Subject:
 
     @cached_property
     def residual_std(self) -> np.ndarray:
-        """Of each feature about its decoded mean at the posterior mean, over training samples, (features,)."""
+        """Of pixels about their means decoded from posterior means, of training samples, by the mean's level, (20,)."""
         rows = self.rows("train", 5 * self.max_samples)
         means = self.decoded(self.latent(rows), self.label[rows], 0, drawn=False)
-        return np.asarray(np.sqrt(np.square(self.raw(rows) - means).mean(0)))
+        level, square = _level(means).ravel(), np.square(self.raw(rows) - means).ravel()
+        n = np.bincount(level, minlength=N_LEVELS)
+        return np.asarray(np.sqrt(np.bincount(level, square, N_LEVELS) / np.maximum(n, 1)))
 
     def drawn(self, z: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
         """Artificial data with noise, in `view`: draws, of pictures Gaussian ones about the means, cut at 0 and 1.
 
-        A cross-entropy of grey pixels has no noise of its own; that of a pixel is what training samples leave.
+        A cross-entropy of grey pixels has no noise of its own; here a pixel has what training samples leave at a mean
+        of its level.
         """
         if self.image_shape is None:
             return self.view(self.decoded(z, label, seed, drawn=True))
         means = self.decoded(z, label, seed, drawn=False)
         noise = np.random.default_rng((seed, 8)).standard_normal(means.shape, dtype=np.float32)
-        return np.asarray(np.clip(means + self.residual_std * noise, 0, 1))
+        return np.asarray(np.clip(means + self.residual_std[_level(means)] * noise, 0, 1))
 
     def made(self, z: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
         """Artificial data, in `view`: of counts draws, of pictures and features means (a mean has no pixel noise)."""
