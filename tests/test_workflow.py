@@ -320,7 +320,7 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
         assert (results / "scores.csv").exists() == (run.evaluation is not None)
     figures = list(finished.rglob("*.png"))
     n_pages = len([figure for figure in figures if figure.parent.name == "pages"])
-    assert len(figures) - n_pages == 3 * 6 + 4 * 2 + 2 * 5 + 1
+    assert len(figures) - n_pages == 3 * 6 + 4 * 3 + 2 * 5 + 1
     for figure in figures:
         with Image.open(figure) as picture:
             assert np.asarray(picture.convert("L")).std() > 1, figure
