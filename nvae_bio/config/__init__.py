@@ -17,6 +17,14 @@ from nvae_bio.config.datasets import (
     SplitSettings,
 )
 from nvae_bio.config.evaluation import Classifier, EvaluationSettings
+from nvae_bio.config.models import (
+    BY_KIND,
+    LIKELIHOODS,
+    LikelihoodName,
+    ModelSettings,
+    Variant,
+    check_model_fits,
+)
 from nvae_bio.config.reading import (
     check_yaml,
     iter_fields,
@@ -28,21 +36,16 @@ from nvae_bio.config.reading import (
 )
 from nvae_bio.config.reports import AuditSettings, FactorSettings, NullKind, PowerSettings, ReportSettings
 from nvae_bio.config.runs import (
-    BY_KIND,
-    LIKELIHOODS,
     EmbeddingSettings,
     FitSettings,
     GenerationSettings,
-    LikelihoodName,
-    ModelSettings,
     PlantingSettings,
     RunSettings,
     TrainingSettings,
-    Variant,
-    check_model_fits,
     usual_epochs,
 )
 from nvae_bio.config.simulations import (
+    Change,
     CountsSimulation,
     ImagesSimulation,
     Levels,
@@ -74,6 +77,7 @@ __all__ = [
     "AuditSettings",
     "Baseline",
     "Calls",
+    "Change",
     "Classifier",
     "ConditionSettings",
     "CountsSettings",

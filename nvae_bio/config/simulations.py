@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -103,9 +103,24 @@ class Programme(Planted):
         return self
 
 
-class Transformation(Planted):
+class Change(Planted):
+    """A change of a whole sample, by an amount that goes with its activity."""
+
+    factors: ClassVar[tuple[str, ...]] = ()  # of what changes, amounts that multiply; all others add
+    what: str = Field(description="what changes")
+    amount: float = Field(description="how much at activity 1")
+
+    @model_validator(mode="after")
+    def _check_amount(self) -> Change:
+        if self.what in self.factors and self.amount <= 0:
+            raise ValueError(f"amount {self.amount:g} is no factor of {self.what}; it must be above 0")
+        return self
+
+
+class Transformation(Change):
     """One of a list: a change of the whole picture."""
 
+    factors: ClassVar[tuple[str, ...]] = ("scale", "brightness")
     what: Literal["rotation", "scale", "slant", "shift_right", "shift_down", "thickness", "brightness"] = Field(
         description="what changes"
     )
@@ -115,28 +130,17 @@ class Transformation(Planted):
         "thickness: weight of the picture dilated (below 0: eroded) by a pixel, at most 1"
     )
 
-    @model_validator(mode="after")
-    def _check_amount(self) -> Transformation:
-        if self.what in ("scale", "brightness") and self.amount <= 0:
-            raise ValueError(f"amount {self.amount:g} is no factor of {self.what}; it must be above 0")
-        return self
 
-
-class Modulation(Planted):
+class Modulation(Change):
     """One of a list: a change of a tone."""
 
+    factors: ClassVar[tuple[str, ...]] = ("attack", "vibrato")
     what: Literal["pitch", "loudness", "brightness", "noise", "attack", "vibrato"] = Field(description="what changes")
     amount: float = Field(
         description="at activity 1, else in proportion; pitch: semitones; loudness, noise: decibels; brightness: "
         "decibels an octave; attack, vibrato: a factor of its time and of its width, above 0, to the power of the "
         "activity"
     )
-
-    @model_validator(mode="after")
-    def _check_amount(self) -> Modulation:
-        if self.what in ("attack", "vibrato") and self.amount <= 0:
-            raise ValueError(f"amount {self.amount:g} is no factor of {self.what}; it must be above 0")
-        return self
 
 
 class Levels(Settings):
@@ -200,16 +204,6 @@ class SimulationSettings(Settings):
         description="class -> its number of samples; names of the source's classes, unless `class_profiles: shared`",
     )
     seed: Seed = Field(0, description="random seed of everything that is drawn")
-
-    @property
-    def planted(self) -> Sequence[Planted]:
-        """All that is planted."""
-        raise NotImplementedError
-
-    @property
-    def source_settings(self) -> CountsSettings | ImagesSettings | None:
-        """The real samples that it is made from; None where it is made from none."""
-        raise NotImplementedError
 
     def _check_planted(self, planted: Sequence[Planted], key: str) -> None:
         """Names stand once, and the classes exist."""

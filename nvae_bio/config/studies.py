@@ -10,7 +10,8 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.evaluation import EvaluationSettings
-from nvae_bio.config.runs import ModelSettings, RunSettings
+from nvae_bio.config.models import ModelSettings
+from nvae_bio.config.runs import RunSettings
 from nvae_bio.errors import one_line
 
 Overrides = dict[str, Any]

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from nvae_bio.config.base import Name, Settings
 from nvae_bio.config.datasets import CountsSettings, Dataset
-from nvae_bio.config.runs import ModelSettings, RunSettings, check_model_fits
+from nvae_bio.config.models import ModelSettings, check_model_fits
+from nvae_bio.config.runs import RunSettings
 from nvae_bio.config.simulations import Simulation
 from nvae_bio.config.studies import Picture, SeedFigure, StudyRun, StudySettings, expanded, simulated_by
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import score_table
 from nvae_bio.evaluate.condition import Treated, condition_scores, leakage_of
+from nvae_bio.evaluate.extra import package
 from nvae_bio.evaluate.response import SCALE, Expected, response_scores
 
 logger = logging.getLogger(__name__)
@@ -84,16 +84,7 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
     Raises:
         UserError: scvi-tools is not installed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it speaks of its own settings, and of deprecations in what it uses
-        try:
-            import scvi
-        except ImportError:
-            raise UserError(
-                f"baseline {method!r} needs scvi-tools, which is not installed: pip install 'nvae-bio[benchmark]'"
-            ) from None
-        for name in ("scvi", "lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+    with package("scvi", f"baseline {method!r}") as scvi:
         scvi.settings.seed = seed
         obs = adata.obs[[schema.LABEL]].astype(str)
         data = AnnData(adata.X.copy(), obs=obs, var=adata.var[[]])

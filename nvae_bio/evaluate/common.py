@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.data.files import SCORE_COLUMNS
@@ -18,6 +19,12 @@ def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str)
     """Seed → metric → value as a long table: dataset, variant, seed, metric, value."""
     rows = [(dataset, variant, seed, *item) for seed, found in scores.items() for item in found.items()]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def dense(adata: AnnData, rows: np.ndarray) -> np.ndarray:
+    """Values of some samples, (rows, features), float32."""
+    part = adata.X[rows]
+    return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float32)
 
 
 def labelled(embedded: AnnData, split: str) -> np.ndarray:
@@ -64,13 +71,16 @@ def model_scores(embedded: AnnData, report: AnnData) -> dict[str, float]:
     return scores | leakage(embedded.obsm[schema.SHARED], label, labelled(embedded, "train"), test)
 
 
+def block_kl(embedded: AnnData, rows: np.ndarray) -> np.ndarray:
+    """KL of each private block of some samples, (rows, blocks), nats."""
+    kl = np.asarray(embedded.obsm[schema.KL_PRIVATE])[rows]
+    return np.asarray(kl.reshape(len(kl), -1, int(embedded.uns[schema.MODEL]["n_private"])).sum(2))
+
+
 def _own_kl(embedded: AnnData, rows: np.ndarray) -> float:
     """Mean KL of the own block over some samples, nats; 0 without blocks."""
     if schema.KL_PRIVATE not in embedded.obsm:
         return 0.0
-    classes = [str(name) for name in embedded.uns[schema.MODEL]["classes"]]
-    kl = embedded.obsm[schema.KL_PRIVATE][rows]
-    blocks = kl.reshape(len(kl), -1, int(embedded.uns[schema.MODEL]["n_private"]))
+    classes, blocks = [str(name) for name in embedded.uns[schema.MODEL]["classes"]], block_kl(embedded, rows)
     label = embedded.obs.loc[rows, schema.LABEL].astype(str).map(classes.index).to_numpy(dtype=int)
-    own = blocks[np.arange(len(blocks)), label if blocks.shape[1] > 1 else 0]
-    return float(own.sum(1).mean())
+    return float(blocks[np.arange(len(blocks)), label if blocks.shape[1] > 1 else 0].mean())

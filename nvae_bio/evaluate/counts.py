@@ -36,7 +36,7 @@ def count_scores(subject: Subject, seed: int) -> dict[str, float]:
             continue
         real, classes = subject.raw(own), np.full(len(own), index)
         rng = np.random.default_rng((seed, int(index)))
-        made = subject.decoded(from_prior(subject.latent(own[:1]).shape[1])(classes, rng), classes, seed, drawn=True)
+        made = subject.decoded(from_prior(subject.n_latent)(classes, rng), classes, seed, drawn=True)
         halves = np.array_split(rng.permutation(len(own)), 2)
         scores = _differences(real, made)
         scores |= {f"{name}_halves": value for name, value in _differences(*(real[half] for half in halves)).items()}

@@ -15,11 +15,11 @@ from nvae_bio.config import Baseline, EvaluationSettings
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.baselines import NMF_ITERATIONS, fit_scvi
-from nvae_bio.evaluate.common import score_table
+from nvae_bio.evaluate.common import dense, score_table
 from nvae_bio.evaluate.condition import leakage_of
 from nvae_bio.evaluate.decision import decision_scores
 from nvae_bio.evaluate.finer import embedding_finer_scores, embedding_scib_scores
-from nvae_bio.evaluate.known import dense, image_shape_of, known_scores
+from nvae_bio.evaluate.known import image_shape_of, known_scores
 from nvae_bio.evaluate.peers import embed_drvi
 from nvae_bio.evaluate.subject import log_scaled
 

@@ -14,6 +14,7 @@ from nvae_bio.config import EvaluationSettings
 from nvae_bio.config.evaluation import Classifier, ScoreGroup
 from nvae_bio.evaluate.aggregate import mmd_ratio, moment_kl_ratio
 from nvae_bio.evaluate.classifiers import Form, Judge, Known, artificial_scores, fit_classifier, mixed, usable
+from nvae_bio.evaluate.common import block_kl
 from nvae_bio.evaluate.counts import count_scores
 from nvae_bio.evaluate.decision import decision_scores
 from nvae_bio.evaluate.finer import finer_scores, latents_of, scib_scores
@@ -84,19 +85,15 @@ class Evaluation:
 
         off_block_kl: KL of the blocks of other classes, nats a sample and block; own_block_kl beside it.
         """
-        model, rows, rng = (
-            self.subject.trained.network,
-            self.subject.rows("test"),
-            np.random.default_rng((self.seed, 21)),
-        )
+        model, rows = self.subject.trained.network, self.subject.rows("test")
+        rng = np.random.default_rng((self.seed, 21))
         z, label, n_shared = self.subject.latent(rows, rng), self.subject.label[rows], model.n_shared
         scores = {"prior_mmd_ratio": mmd_ratio(z, rng), "prior_moment_kl_ratio": moment_kl_ratio(z, label, rng)}
         if 0 < n_shared < z.shape[1]:
             scores["prior_mmd_ratio_shared"] = mmd_ratio(z[:, :n_shared], rng)
             scores["prior_moment_kl_ratio_shared"] = moment_kl_ratio(z[:, :n_shared], label, rng)
         if schema.KL_PRIVATE in self.subject.adata.obsm and model.uses_label:
-            kl = np.asarray(self.subject.adata.obsm[schema.KL_PRIVATE])[rows]
-            blocks = kl.reshape(len(kl), model.n_classes, -1).sum(2)
+            blocks = block_kl(self.subject.adata, rows)
             own = blocks[np.arange(len(blocks)), label]
             scores["own_block_kl"] = float(own.mean())
             if blocks.shape[1] > 1:
@@ -123,9 +120,14 @@ class Evaluation:
         return Known(self.subject.real(rows), self.subject.label[rows])
 
     @cached_property
+    def _training(self) -> Known:
+        """Real samples that classifiers are trained on."""
+        return self._real("train", self.settings.n_artificial)
+
+    @cached_property
     def _judges(self) -> dict[Classifier, Judge]:
         """A classifier of real samples by its name: the strongest that the data allow."""
-        real, name = self._real("train", self.settings.n_artificial), usable(("strong",), self.subject.image_shape)[0]
+        real, name = self._training, usable(("strong",), self.subject.image_shape)[0]
         batches, steps = mixed(real, real, 0, self.seed), self.settings.classifier_steps
         return {name: fit_classifier(name, batches, steps, self._form, self.seed)}
 
@@ -136,11 +138,10 @@ class Evaluation:
         """accuracy_real_NAME and accuracy_tau_SHARE_NAME, of all held-out samples; of a decoder told the class."""
         if not self.subject.trained.network.uses_label:
             return {}
-        subject, most = self.subject, self.settings.n_artificial
-        real, test = self._real("train", most), self._real("test", len(subject.label))
-        label = classes_in_turn(subject, most)
-        n_latent = subject.trained.network.n_shared + subject.trained.network.n_private
-        z = from_prior(n_latent)(label, np.random.default_rng((self.seed, 31)))
+        subject, real = self.subject, self._training
+        test = self._real("test", len(subject.label))
+        label = classes_in_turn(subject, self.settings.n_artificial)
+        z = from_prior(subject.n_latent)(label, np.random.default_rng((self.seed, 31)))
         make = subject.drawn if self.settings.artificial == "drawn" else subject.made
         made = Known(make(z, label, self.seed), label)
         names = usable(self.settings.classifiers, subject.image_shape)

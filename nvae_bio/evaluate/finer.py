@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from types import ModuleType
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.extra import package
 from nvae_bio.evaluate.probes import leakage
 from nvae_bio.evaluate.subject import Subject
 
 MIN_SAMPLES = 20  # of a finer label within its class
 N_JOBS = 1
-
-
-@contextmanager
-def package(module: str, what: str) -> Iterator[ModuleType]:
-    """A library of the extra `benchmark`, quiet within the block.
-
-    Args:
-        module: to import.
-        what: that needs it.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of deprecations in what it uses
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            name = module.partition(".")[0]
-            raise UserError(f"{what} needs {name}, which is not installed: pip install 'nvae-bio[benchmark]'") from None
-        yield found
 
 
 def finer_labels(adata: AnnData, key: str) -> dict[str, np.ndarray]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.common import dense
 from nvae_bio.evaluate.disentangle import factor_scores, r2_scores
 from nvae_bio.evaluate.moments import image_moments
 
@@ -24,12 +24,6 @@ def image_shape_of(adata: AnnData) -> tuple[int, int, int] | None:
         return None
     channels, height, width = (int(size) for size in shape)
     return channels, height, width
-
-
-def dense(adata: AnnData, rows: np.ndarray) -> np.ndarray:
-    """Values of some samples, (rows, features), float32."""
-    part = adata.X[rows]
-    return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float32)
 
 
 def known_factors(adata: AnnData, keys: Sequence[str], image_shape: tuple[int, int, int] | None) -> pd.DataFrame:

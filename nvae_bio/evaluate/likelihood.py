@@ -40,16 +40,19 @@ class LogLikelihood:
     label: Tensor
 
     @property
+    def _column(self) -> Tensor:
+        """That of each sample's own class, (n,)."""
+        return self.label if self.by_class.shape[1] > 1 else torch.zeros_like(self.label)
+
+    @property
     def given_label(self) -> Tensor:
         """log p(x|y) at the label, (n,); log p(x) where the decoder sees no class."""
-        place = self.label if self.by_class.shape[1] > 1 else torch.zeros_like(self.label)
-        return self.by_class.gather(1, place[:, None]).squeeze(1)
+        return self.by_class.gather(1, self._column[:, None]).squeeze(1)
 
     @property
     def joint(self) -> Tensor:
         """log p(x, y), (n,)."""
-        place = self.label if self.by_class.shape[1] > 1 else torch.zeros_like(self.label)
-        return self.given_label + self.log_prior[place]
+        return self.given_label + self.log_prior[self._column]
 
     @property
     def marginal(self) -> Tensor:

@@ -7,14 +7,11 @@ own cut-off where it has one.
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.baselines import train_quietly
 from nvae_bio.evaluate.common import labelled, score_table
+from nvae_bio.evaluate.extra import package
 from nvae_bio.evaluate.factors import Published, factor_scores
 from nvae_bio.evaluate.step import read_truth
 
@@ -40,27 +38,6 @@ N_FACTORIZATIONS = 20  # of each number; its authors try with 20, and take 100 i
 DENSITY = 0.5  # its default: programmes of single factorizations that have no others so near are left out
 MIN_USAGE = 0.05  # of a class, on average; its authors give no cut-off, so that this one is ours
 PER_MILLION = 1e6  # its scale of counts
-
-
-@contextmanager
-def _package(method: Baseline, module: str) -> Iterator[ModuleType]:
-    """A method's package, which says nothing of its own within the block.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of deprecations in what it uses
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            name = module.partition(".")[0]
-            raise UserError(
-                f"baseline {method!r} needs {name}, which is not installed: pip install 'nvae-bio[benchmark]'"
-            ) from None
-        for name in ("drvi", "scvi", "lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        yield found
 
 
 def _classes(adata: AnnData) -> list[str]:
@@ -90,7 +67,7 @@ def _trained_drvi(adata: AnnData, seed: int, n_latent: int | None = None) -> Ite
     Raises:
         UserError: drvi-py is not installed.
     """
-    with _package("drvi", "drvi.model") as drvi:
+    with package("drvi.model", "baseline 'drvi'") as drvi:
         importlib.import_module("scvi").settings.seed = seed
         covariates = CovariateSet.of(adata)
         categorical = [one.name for one in covariates.categorical]
@@ -161,7 +138,7 @@ def fit_cnmf(adata: AnnData, seed: int) -> Published:
     train = (adata.obs[schema.SPLIT] == "train").to_numpy()
     there = counts[train].any(axis=0)
     names = adata.var_names[there]
-    with _package("cnmf", "cnmf") as cnmf, tempfile.TemporaryDirectory() as folder:
+    with package("cnmf", "baseline 'cnmf'") as cnmf, tempfile.TemporaryDirectory() as folder:
         data = AnnData(counts[train][:, there], obs=adata.obs.loc[train, []], var=pd.DataFrame(index=names))
         data.write_h5ad(Path(folder) / "counts.h5ad")
         run = cnmf.cNMF(output_dir=folder, name="run")

@@ -101,7 +101,7 @@ def sample_scores(subject: Subject, judge: Judge, sigmas: Sequence[float], seed:
         class_preserved.
     """
     train, test = subject.rows("train", 5 * subject.max_samples), subject.rows("test")
-    n_latent, label = subject.latent(train[:1]).shape[1], subject.label[test]
+    n_latent, label = subject.n_latent, subject.label[test]
     of_train, of_test = (subject.components.transform(subject.real(rows)) for rows in (train, test))
     nearest = NearestNeighbors(n_neighbors=1).fit(of_train)
     usual = float(nearest.kneighbors(of_test)[0].mean())

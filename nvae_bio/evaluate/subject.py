@@ -8,14 +8,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from anndata import AnnData
-from scipy import sparse
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.common import labelled
+from nvae_bio.evaluate.common import dense, labelled
 from nvae_bio.generate import take_after
 from nvae_bio.trained import TrainedModel
 
@@ -62,6 +61,11 @@ class Subject:
         return np.asarray(self.samples.label.numpy())
 
     @property
+    def n_latent(self) -> int:
+        """S + K, dims of [z_s, own block]."""
+        return self.trained.network.n_shared + self.trained.network.n_private
+
+    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Channels, height and width of pictures; None of anything else."""
         return self.trained.card.image_shape
@@ -97,8 +101,7 @@ class Subject:
 
     def raw(self, rows: np.ndarray) -> np.ndarray:
         """Values of some samples, (rows, features), float32."""
-        x = self.adata.X[rows]
-        return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)
+        return dense(self.adata, rows)
 
     def real(self, rows: np.ndarray) -> np.ndarray:
         """`view` of some samples."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from anndata import AnnData
@@ -42,7 +41,7 @@ def generate(data: Path, weights: Path, card: Path, settings: GenerationSettings
     if not wanted:
         raise UserError(f"generate: nothing to make; give {', '.join(f'--{name}' for name in KINDS)}")
     prepared, trained = read_prepared(data), load_model(weights, card)
-    made = {name: partial(KINDS[name], trained, prepared, settings)() for name in wanted}
+    made = {name: KINDS[name](trained, prepared, settings) for name in wanted}
     for name, adata in made.items():
         write_anndata(adata, wanted[name])
     logger.info("%s", ", ".join(f"{adata.n_obs} {name}" for name, adata in made.items()))

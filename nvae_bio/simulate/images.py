@@ -16,27 +16,9 @@ from nvae_bio.data.pixels import image_shape, pack_images
 from nvae_bio.data.source import source_names
 from nvae_bio.errors import UserError
 from nvae_bio.prepare import prepare_data
-from nvae_bio.simulate.planted import draw_activities, named, provenance, stream, truth_record
+from nvae_bio.simulate.planted import amounts, draw_activities, named, provenance, stream, truth_record
 
-FACTORS = ("scale", "brightness")  # amounts that multiply; all others add
 NEIGHBOURS = (3, 3)  # of a pixel, for thickness
-
-
-def amounts(activity: np.ndarray, transformations: Sequence[Transformation]) -> dict[str, np.ndarray]:
-    """How much of each change each image gets: activity × amount, added up over transformations that change the same.
-
-    Args:
-        activity: (n, transformations).
-        transformations: what the columns are.
-
-    Returns:
-        What changes → (n,); the logarithm of scale and brightness.
-    """
-    total: dict[str, np.ndarray] = {}
-    for column, item in enumerate(transformations):
-        amount = np.log(item.amount) if item.what in FACTORS else item.amount
-        total[item.what] = total.get(item.what, 0) + activity[:, column] * amount
-    return total
 
 
 def affine_maps(n: int, total: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 import nvae_bio
 from nvae_bio import schema
-from nvae_bio.config import CountsSimulation, Levels, Planted, Programme, Simulation
+from nvae_bio.config import Change, CountsSimulation, Levels, Planted, Programme, Simulation
 from nvae_bio.data.source import source_names
 from nvae_bio.errors import UserError
 
@@ -179,6 +179,23 @@ def draw_activities(
     classes = list(settings.classes)
     columns = {item.name: draw_activity(label, classes, item, settings.seed) for item in planted}
     return pd.DataFrame(columns, index=names, dtype=np.float64)
+
+
+def amounts(activity: np.ndarray, changes: Sequence[Change]) -> dict[str, np.ndarray]:
+    """How much of each change each sample gets: activity × amount, added up over items that change the same.
+
+    Args:
+        activity: (n, changes).
+        changes: what the columns are.
+
+    Returns:
+        What changes → (n,); the logarithm where amounts are factors.
+    """
+    total: dict[str, np.ndarray] = {}
+    for column, item in enumerate(changes):
+        amount = np.log(item.amount) if item.what in item.factors else item.amount
+        total[item.what] = total.get(item.what, 0) + activity[:, column] * amount
+    return total
 
 
 def provenance(settings: Simulation, in_memory: bool) -> dict[str, object]:

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import SoundsSimulation
-from nvae_bio.simulate.planted import draw_activities, named, provenance, stream, truth_record
+from nvae_bio.simulate.planted import amounts, draw_activities, named, provenance, stream, truth_record
 
 RATE = 16_000  # samples a second
 SECONDS = 0.8
@@ -139,7 +139,7 @@ def simulate_sounds(settings: SoundsSimulation) -> tuple[AnnData, AnnData]:
     label = np.repeat(np.arange(len(classes)), list(settings.classes.values()))
     names = pd.Index([f"tone{i}" for i in range(len(label))])
     activity = draw_activities(label, names, settings.modulations, settings)
-    total = _changes(activity.to_numpy(), settings)
+    total = amounts(activity.to_numpy(), settings.modulations)
     timbres, rng = [draw_timbre(name, settings.seed) for name in classes], stream(settings.seed, "phases and noise")
     features = []
     for first in range(0, len(label), CHUNK):
@@ -155,12 +155,3 @@ def simulate_sounds(settings: SoundsSimulation) -> tuple[AnnData, AnnData]:
         obs=obs, var=data.var, obsm={schema.ACTIVITY: activity}, uns={schema.TRUTH: truth_record(settings, False)}
     )
     return data, truth
-
-
-def _changes(activity: np.ndarray, settings: SoundsSimulation) -> dict[str, np.ndarray]:
-    """How much of each change each tone gets, (n,): activity × amount, of attack and vibrato × log amount."""
-    total: dict[str, np.ndarray] = {}
-    for column, item in enumerate(settings.modulations):
-        amount = np.log(item.amount) if item.what in ("attack", "vibrato") else item.amount
-        total[item.what] = total.get(item.what, 0) + activity[:, column] * amount
-    return total

@@ -210,9 +210,11 @@ def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) 
     """The card of a model of these data before its training."""
     data = prepared.uns[schema.DATA]
     image = tuple(int(size) for size in data["image_shape"]) if data["kind"] == "images" else None
-    usual = settings.with_likelihood(_usual_of_pixels(prepared)) if data["kind"] == "images" else settings
+    model = settings.model
+    if model.likelihood is None and data["kind"] == "images":
+        model = settings.with_likelihood(_usual_of_pixels(prepared)).model
     try:
-        likelihood = check_model_fits(usual.model, data["kind"])
+        likelihood = check_model_fits(model, data["kind"])
     except ValueError as error:
         raise UserError(f"model.{error}") from None
     is_told = settings.model.covariates != "none" or settings.model.dispersion == "gene_batch"
