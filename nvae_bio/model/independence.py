@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels of `mmd`: squared, times S
+N_KERNELS, WIDEST = 5, 4.0  # of `mmd`: the widest one's squared bandwidth, times S; each next one's is half as large
 
 
 class SharedDraws(NamedTuple):
@@ -93,15 +93,16 @@ def mmd(drawn: SharedDraws) -> Tensor:
     with one sample in the batch are left out.
     """
     same, n_shared = drawn.same_class(), drawn.draw.shape[-1]
-    square, norm = drawn.square_distance(), drawn.draw.square().sum(-1)
-    total = torch.zeros_like(square)
-    for share in BANDWIDTHS:
-        width = share * n_shared
-        to_prior = (width / (1 + width)) ** (n_shared / 2) * torch.exp(-0.5 * norm / (1 + width))
-        within_prior = (width / (2 + width)) ** (n_shared / 2)
-        between = torch.exp(-0.5 * square / width)
-        total = total + between - to_prior[..., :, None] - to_prior[..., None, :] + within_prior
-    return _mean_over_rows(same, total / len(BANDWIDTHS))
+    width = n_shared * WIDEST / 2 ** torch.arange(N_KERNELS, device=drawn.draw.device)
+    to_prior = torch.exp(-0.5 * drawn.draw.square().sum(-1)[..., None] / (1 + width))
+    apart = (2 * to_prior * (width / (1 + width)) ** (n_shared / 2) - (width / (2 + width)) ** (n_shared / 2)).sum(-1)
+    near = torch.exp(drawn.square_distance() * (-0.5 / (n_shared * WIDEST)))
+    together = near  # the widest kernel; each next one is the square of that before
+    for _ in range(1, N_KERNELS):
+        near = near.square()
+        together = together + near
+    paired = (same.sum(-1) > 0) * apart / max(drawn.n, 1)
+    return (_mean_over_rows(same, together) - paired.sum(-1)) / N_KERNELS
 
 
 def hsic(drawn: SharedDraws) -> Tensor:
