@@ -20,6 +20,10 @@ class UserError(Exception):
     """Bad input. The message is one line: the file, the key, the value, and what is allowed (exit code 2)."""
 
 
+class Interrupted(Exception):
+    """A job was asked to stop and did; what it had done is saved (exit code 75: try again)."""
+
+
 @contextmanager
 def about(where: str) -> Iterator[None]:
     """Whatever is wrong within the block is so in `where`: its line begins with that."""

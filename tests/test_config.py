@@ -104,7 +104,7 @@ WRONG = {
     # unknown and missing keys
     "runs.digits.sead": (1, f"unknown key; did you mean 'seeds'? allowed: {RUN_KEYS}"),
     "runs.counts.xyz": (1, f"unknown key; allowed: {RUN_KEYS}"),
-    "run": ({}, "unknown key; did you mean 'runs'? allowed: datasets, runs, simulations, study"),
+    "run": ({}, "unknown key; did you mean 'runs'? allowed: checkpoint_seconds, datasets, runs, simulations, study"),
     "runs.digits.model.n_shard": (
         1,
         re.compile("unknown key; did you mean 'n_shared'\\? allowed: backbone, beta_private"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -31,6 +31,7 @@ from nvae_bio.config import (
     SimulationSettings,
     SoundsSimulation,
     StudySettings,
+    WorkflowSettings,
 )
 
 TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
@@ -52,6 +53,9 @@ SCALARS = {bool: "true or false", int: "whole number", float: "number", str: "te
 LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
+BESIDE = ("checkpoint_seconds",)  # keys of a file that are no section
+
+
 def render() -> str:
     """The whole text."""
     parts = [HEAD, *_sections("datasets.NAME", DatasetSettings, kinds=KINDS)]
@@ -63,6 +67,7 @@ def render() -> str:
         title = f"simulations.NAME` with `{_kind(simulation)}"
         parts += _sections("simulations.NAME", simulation, skip=SimulationSettings, title=title)
     parts += _sections("study", StudySettings)
+    parts += ["## Beside these", "", *_table(_row(name, WorkflowSettings.model_fields[name]) for name in BESIDE), ""]
     return "\n".join(parts)
 
 
@@ -94,11 +99,14 @@ def _sections(
     if kinds:
         allowed = ", ".join(f"`{get_args(kind.model_fields['kind'].annotation)[0]}`" for kind in kinds)
         rows.insert(0, f"| `kind` | what the samples are; each kind has more keys, below | {allowed} | required |")
-    table = ["| key | meaning | value | default |", "|---|---|---|---|", *rows]
-    yield "\n".join([f"## `{title or path}`", "", _first_line(model), "", *table, ""])
+    yield "\n".join([f"## `{title or path}`", "", _first_line(model), "", *_table(rows), ""])
     for name, section in nested.items():
         is_named = get_origin(fields[name].annotation) is dict
         yield from _sections(f"{path}.{name}.NAME" if is_named else f"{path}.{name}", section)
+
+
+def _table(rows: Iterable[str]) -> list[str]:
+    return ["| key | meaning | value | default |", "|---|---|---|---|", *rows]
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -34,6 +34,19 @@ def settings_option(section: str, entry: str, *, required: bool = False) -> Opti
     return click.option("--settings", required=required, default=None if required else "{}", help=text)
 
 
+def checkpoint_options(command: Command) -> Command:
+    """`--checkpoint` and `--checkpoint-seconds` of what trains."""
+    folder = click.option(
+        "--checkpoint", type=FOLDER,
+        help="folder to save trainings in now and then, and on SIGTERM and SIGUSR1; the same command goes on from it",
+    )  # fmt: skip
+    seconds = click.option(
+        "--checkpoint-seconds", type=click.FloatRange(0), default=300, show_default=True,
+        envvar="NVAE_BIO_CHECKPOINT_SECONDS", show_envvar=True, help="between two checkpoints",
+    )  # fmt: skip
+    return folder(seconds(command))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(nvae_bio.__version__, prog_name="nvae-bio")
 def cli() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nvae_bio.cli.base import cli, file_option, model_options, settings_option
+from nvae_bio.cli.base import checkpoint_options, cli, file_option, model_options, settings_option
 from nvae_bio.config import (
     AuditSettings,
     FactorSettings,
@@ -40,7 +40,15 @@ def audit(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
     "--planting", type=click.IntRange(0), default=(0,), show_default=True, multiple=True,
     help="number of a planting: its seed, whatever the others are",
 )  # fmt: skip
-def power(data: Path, output: Path, settings: str, planting: tuple[int, ...]) -> None:
+@checkpoint_options
+def power(
+    data: Path,
+    output: Path,
+    settings: str,
+    planting: tuple[int, ...],
+    checkpoint: Path | None,
+    checkpoint_seconds: float,
+) -> None:
     """Plant programmes of known size into the counts, train again, and see whether they are found.
 
     \b
@@ -51,7 +59,7 @@ def power(data: Path, output: Path, settings: str, planting: tuple[int, ...]) ->
     from nvae_bio.factors import power as run
 
     parsed = load_settings(settings, PlantingSettings)
-    run(data, output, parsed, parsed.power, planting)
+    run(data, output, parsed, parsed.power, planting, checkpoint, checkpoint_seconds)
 
 
 @cli.command()

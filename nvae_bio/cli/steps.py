@@ -7,7 +7,7 @@ from typing import get_args
 
 import click
 
-from nvae_bio.cli.base import cli, file_option, model_options, settings_option
+from nvae_bio.cli.base import checkpoint_options, cli, file_option, model_options, settings_option
 from nvae_bio.config import (
     EmbeddingSettings,
     FitSettings,
@@ -63,6 +63,7 @@ def prepare(settings: str, output: Path) -> None:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=(0,), show_default=True, multiple=True,
     help="random seed; several are trained side by side",
 )  # fmt: skip
+@checkpoint_options
 def train(
     data: Path,
     weights: tuple[Path, ...],
@@ -70,6 +71,8 @@ def train(
     history: tuple[Path, ...],
     settings: str,
     seed: tuple[int, ...],
+    checkpoint: Path | None,
+    checkpoint_seconds: float,
 ) -> None:
     """Train an N-VAE on a prepared data set.
 
@@ -85,7 +88,7 @@ def train(
         if len(values) != len(seed):
             raise UserError(f"{name}: given {len(values)} times for {len(seed)} seeds; give it once for each --seed")
     outputs = [Outputs(*files) for files in zip(weights, card, history, strict=True)]
-    run(data, outputs, load_settings(settings, FitSettings), seed)
+    run(data, outputs, load_settings(settings, FitSettings), seed, checkpoint, checkpoint_seconds)
 
 
 @cli.command()
@@ -117,8 +120,17 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
     "--refit", type=click.IntRange(0), default=(0,), show_default=True, multiple=True,
     help="number of a refit: its seed, whatever the others are",
 )  # fmt: skip
+@checkpoint_options
 def null(
-    data: Path, weights: Path, card: Path, output: Path, settings: str, kind: NullKind, refit: tuple[int, ...]
+    data: Path,
+    weights: Path,
+    card: Path,
+    output: Path,
+    settings: str,
+    kind: NullKind,
+    refit: tuple[int, ...],
+    checkpoint: Path | None,
+    checkpoint_seconds: float,
 ) -> None:
     """Train again on data in which no class has a factor of its own.
 
@@ -132,4 +144,5 @@ def null(
     """
     from nvae_bio.factors import null as run
 
-    run(data, weights, card, output, load_settings(settings, FitSettings), kind, refit)
+    parsed = load_settings(settings, FitSettings)
+    run(data, weights, card, output, parsed, kind, refit, checkpoint, checkpoint_seconds)

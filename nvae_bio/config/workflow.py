@@ -23,6 +23,12 @@ class WorkflowSettings(Settings):
     )
     datasets: dict[Name, Dataset] = Field(min_length=1, description="named data sets")
     runs: dict[Name, RunSettings] = Field(min_length=1, description="named runs")
+    checkpoint_seconds: float | None = Field(
+        300,
+        ge=0,
+        description="a training is saved every so many seconds, and when it is told to stop; one that was killed goes "
+        "on from there when the workflow is called again; null: when it is told to stop, alone",
+    )
     simulations: dict[Name, Simulation] = Field(
         {}, description="named simulations; a data set reads one from `resources/simulated/NAME.h5ad`"
     )

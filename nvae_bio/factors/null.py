@@ -37,7 +37,7 @@ from nvae_bio.factors.usage import OWN_BLOCK, Usage, held_out_rows
 from nvae_bio.machine import reproducible
 from nvae_bio.model import Posterior
 from nvae_bio.model.distributions import FeatureDistribution
-from nvae_bio.train import train_model
+from nvae_bio.train import SECONDS, Keeping, kept_in, train_model
 from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
@@ -192,18 +192,19 @@ class Detected:
     own: np.ndarray
 
 
-def detect(data: AnnData, settings: FitSettings, number: int) -> Detected:
+def detect(data: AnnData, settings: FitSettings, number: int, keeping: Keeping | None = None) -> Detected:
     """Train the model of a run on data like its own, and apply the detector to their held-out samples.
 
     Args:
         data: prepared, null or planted.
         settings: of the run.
         number: the seed of the draws, and above `FIRST_SEED` that of the training.
+        keeping: where checkpoints of the training are kept.
 
     Raises:
         UserError: settings do not fit the data, or a class has no held-out sample.
     """
-    trained = train_model(data, settings, FIRST_SEED + number, progress=False)
+    trained = train_model(data, settings, FIRST_SEED + number, progress=False, keeping=keeping)
     samples = trained.card.samples_of(data)
     with reproducible(trained.card.settings.training.threads):
         encoded = encode(trained.network, samples, GAIN_DRAWS, number)
@@ -223,6 +224,7 @@ def refit_null(
     settings: FitSettings | None = None,
     kind: NullKind = "no_private",
     refits: Sequence[int] = (0,),
+    keeping: Keeping | None = None,
 ) -> pd.DataFrame:
     """Train the model of a run on null data, some times, and see what its detector finds there.
 
@@ -232,6 +234,7 @@ def refit_null(
         settings: of the run; the defaults if None.
         kind: of null data.
         refits: their numbers, from 0: each is the seed of its data and of its training, whatever the others are.
+        keeping: where checkpoints of the trainings are kept.
 
     Returns:
         A row a refit and statistic: kind, refit, statistic, class (its index), dim, value (nats).
@@ -250,7 +253,7 @@ def refit_null(
             "the run) or more"
         )
     for refit in refits:
-        table = detect(draw(refit), settings, refit).usage.statistics()
+        table = detect(draw(refit), settings, refit, keeping).usage.statistics()
         table.insert(0, "kind", kind)
         table.insert(1, "refit", refit)
         tables.append(table)
@@ -267,6 +270,10 @@ def null(
     settings: FitSettings,
     kind: NullKind = "no_private",
     refits: Sequence[int] = (0,),
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = SECONDS,
 ) -> None:
     """Read prepared data and their base model, refit, and write the statistics as .parquet."""
-    write_table(refit_null(read_prepared(data), load_model(weights, card), settings, kind, refits), output)
+    with kept_in(checkpoint, checkpoint_seconds) as keeping:
+        base = load_model(weights, card)
+        write_table(refit_null(read_prepared(data), base, settings, kind, refits, keeping), output)

@@ -28,6 +28,7 @@ from nvae_bio.factors.null import Detected, detect
 from nvae_bio.factors.planting import Planting, check_plantable, plant
 from nvae_bio.factors.together import check_planted
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, held_out_rows
+from nvae_bio.train import SECONDS, Keeping, kept_in
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,11 @@ def _rows(detected: Detected, planting: Planting) -> pd.DataFrame:
 
 
 def plant_and_find(
-    prepared: AnnData, settings: FitSettings, power: PowerSettings, runs: Sequence[int] = (0,)
+    prepared: AnnData,
+    settings: FitSettings,
+    power: PowerSettings,
+    runs: Sequence[int] = (0,),
+    keeping: Keeping | None = None,
 ) -> pd.DataFrame:
     """Plant a programme in every class, train the model of a run, and see what its detector finds.
 
@@ -81,6 +86,7 @@ def plant_and_find(
         power: what is planted.
         runs: numbers of the plantings, from 0. Genes and cells are those of the number, whatever the fold change;
             number and place of the fold change are the seed of the training, whatever the others are.
+        keeping: where checkpoints of the trainings are kept.
 
     Returns:
         A row a run, fold change and class: run, fold_change, class (its index), own_block and hidden (nats, see
@@ -103,7 +109,7 @@ def plant_and_find(
             planted, planting = plant(prepared, power, fold_change, run)
             for note in planting.notes if index == 0 else ():
                 logger.warning("planting %d: %s", run, note)
-            table = _rows(detect(planted, settings, FIRST_NUMBER + STRIDE * run + index), planting)
+            table = _rows(detect(planted, settings, FIRST_NUMBER + STRIDE * run + index, keeping), planting)
             table.insert(0, "run", run)
             table.insert(1, "fold_change", fold_change)
             tables.append(table.assign(n_cells=n_cells))
@@ -245,6 +251,15 @@ def under_powered(table: pd.DataFrame, power: PowerSettings) -> list[str]:
     return [str(name) for name in at.loc[at["n_found"] < _needed(at["n_runs"], power), "class"]]
 
 
-def power(data: Path, output: Path, settings: FitSettings, planted: PowerSettings, runs: Sequence[int] = (0,)) -> None:
+def power(
+    data: Path,
+    output: Path,
+    settings: FitSettings,
+    planted: PowerSettings,
+    runs: Sequence[int] = (0,),
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = SECONDS,
+) -> None:
     """Read prepared counts, plant programmes and look for them, and write what is found as .parquet."""
-    write_table(plant_and_find(read_prepared(data), settings, planted, runs), output)
+    with kept_in(checkpoint, checkpoint_seconds) as keeping:
+        write_table(plant_and_find(read_prepared(data), settings, planted, runs, keeping), output)

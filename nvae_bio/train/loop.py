@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -14,61 +13,14 @@ from nvae_bio.config import FitSettings, TrainingSettings
 from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.errors import UserError
 from nvae_bio.machine import matmul_precision
-from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, keep_models, kl_weight, unlabelled_bound
+from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, kl_weight, unlabelled_bound
 from nvae_bio.model.independence import PENALTIES, SharedDraws
+from nvae_bio.train.checkpoint import Checkpoints
 from nvae_bio.train.rows import TrainingRows
+from nvae_bio.train.state import N_TERMS, Averages, Epoch, State, device_of
 
 CHUNK = 2048  # samples a pass without gradients
-N_TERMS = 8  # of `Averages`
 VALIDATION_NOISE = 1_000_000_007  # one fixed set of draws for every validation pass: epochs differ by weights alone
-
-
-@dataclass(frozen=True)
-class Averages:
-    """Means over samples, in nats but for `accuracy`; what the history has for each epoch and split.
-
-    Attributes:
-        objective: eq. 7 with the full KL weight.
-        elbo: bound on log p(x|y).
-        log_likelihood: log p(x|y,z).
-        kl_shared: KL of z_s.
-        kl_private: KL of the sample's own block.
-        kl_off_block: KL of all other blocks.
-        log_class: log q(y|x).
-        accuracy: share of samples whose class is the likeliest.
-    """
-
-    objective: float
-    elbo: float
-    log_likelihood: float
-    kl_shared: float
-    kl_private: float
-    kl_off_block: float
-    log_class: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training samples.
-
-    Attributes:
-        number: 0, 1, …
-        kl_weight: weight of the KL terms in its last step.
-        train: averages over the labelled training samples, each at the weights of its step.
-        validation: averages over the validation samples, after the epoch.
-        is_best: whether its weights are the best so far.
-        elbo_unlabeled: bound on log p(x) of the unlabelled training samples, nats; NaN where there are none.
-        independence: penalty on z_s in the batches, without its weight; NaN where the model has none.
-    """
-
-    number: int
-    kl_weight: float
-    train: Averages
-    validation: Averages
-    is_best: bool
-    elbo_unlabeled: float
-    independence: float
 
 
 def _sums(terms: ElboTerms, settings: FitSettings) -> Tensor:
@@ -93,7 +45,7 @@ def evaluate(model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitS
 
     Matrix products are in full float32, whatever they are in training.
     """
-    device, n_models = _device_of(model), len(model) if isinstance(model, Stack) else 1
+    device, n_models = device_of(model), len(model) if isinstance(model, Stack) else 1
     generator = make_generator(device, VALIDATION_NOISE)
     draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
     total, size = torch.zeros(N_TERMS, n_models, device=device), max(CHUNK // n_models, 1)
@@ -109,36 +61,12 @@ def _averages(total: Tensor, n: int) -> list[Averages]:
     return [Averages(*values) for values in (total / n).T.tolist()]
 
 
-def _device_of(model: NVAE | Stack) -> torch.device:
-    return next(model.parameters()).device
-
-
-@dataclass
-class _Progress:
-    """Of one model: its best weights so far, and epochs since then."""
-
-    best: float = -float("inf")
-    weights: dict[str, Tensor] | None = None
-    n_worse: int = 0
-
-    def is_best(self, elbo: float, stack: NVAE | Stack, place: int) -> bool:
-        """Whether an epoch is the best so far; its weights are kept then."""
-        if elbo > self.best:
-            self.best, self.weights, self.n_worse = elbo, _state(stack, place), 0
-            return True
-        self.n_worse += 1
-        return False
-
-    def is_patient(self, settings: TrainingSettings) -> bool:
-        """Whether training goes on."""
-        return settings.patience is None or self.n_worse < settings.patience
-
-
-def _turn_axes(stack: NVAE | Stack, optimizer: torch.optim.Optimizer, settings: FitSettings) -> None:
+def _turn_axes(state: State, settings: FitSettings) -> None:
     """Turn the latent axes of linear decoders, and forget the optimiser's moments along the old ones."""
     if settings.model.rotation == "varimax":
-        for parameter in stack.turn_axes():
-            optimizer.state.pop(parameter, None)
+        for parameter in state.stack.turn_axes():
+            state.optimizer.state.pop(parameter, None)
+    state.is_turned = True
 
 
 def fit(
@@ -149,6 +77,7 @@ def fit(
     settings: FitSettings,
     seeds: Sequence[int],
     unlabelled: Tensor | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[dict[int, Epoch]]:
     """Maximise the objective with Adam for each model; yields after each epoch, leaves the best weights in the models.
 
@@ -166,56 +95,55 @@ def fit(
         settings: model and training settings.
         seeds: of the batches and of the draws of z, one a model.
         unlabelled: rows of unlabelled samples that train too.
+        checkpoints: where the training is saved as it goes on, and taken up where it was stopped.
 
     Yields:
-        The epoch of each model that is still trained, by its seed.
+        The epoch of each model that is still trained, by its seed; where a training is taken up, those of before too.
 
     Raises:
         UserError: the objective is not finite any more.
+        Interrupted: a signal asked to stop; a checkpoint is there.
     """
-    training, device = settings.training, _device_of(models[0])
-    stack, optimizer, rows = _start(models, samples, train, unlabelled, training)
-    progress, active, is_turned = {seed: _Progress() for seed in seeds}, list(seeds), False
-    for epoch in range(training.epochs):
-        total, weight = torch.zeros(N_TERMS + 2, len(active), device=device), 1.0
-        for sums, step_weight in _steps(stack, optimizer, samples, rows, settings, active, epoch):
-            total[: len(sums)].add_(sums)
-            weight = step_weight
-        if weight == 1.0 and not is_turned:
-            _turn_axes(stack, optimizer, settings)
-            is_turned = True
-        found, held_out = _averages(total[:N_TERMS], len(train)), evaluate(stack, samples, validation, settings)
-        bounds = (total[N_TERMS] / len(rows.unlabelled)).tolist()  # 0/0, NaN, where there are none
-        penalties = (total[N_TERMS + 1] / (len(train) if settings.model.has_penalty else 0)).tolist()
-        _check_finite([*found, *held_out], bounds if len(rows.unlabelled) else [], epoch, training)
-        epochs = {}
-        for place, seed in enumerate(active):
-            is_best = weight == 1.0 and progress[seed].is_best(held_out[place].elbo, stack, place)
-            epochs[seed] = Epoch(epoch, weight, found[place], held_out[place], is_best, bounds[place], penalties[place])
-        yield epochs
-        going = [place for place, seed in enumerate(active) if progress[seed].is_patient(training)]
-        if not going:
-            break
-        if isinstance(stack, Stack) and len(going) < len(active):
-            keep_models(stack, optimizer, torch.tensor(going, device=device))
-            active = [active[i] for i in going]
+    state, rows = State.start(models, seeds, settings.training), _rows(models, samples, train, unlabelled)
+    if checkpoints is not None:
+        checkpoints.resume(state)
+    yield from tuple(state.history)
+    while not state.is_done:
+        for _ in _steps(state, samples, rows, settings):
+            if checkpoints is not None:
+                checkpoints.after_step(state)
+        yield _end_epoch(state, samples, rows, validation, settings)
+    if checkpoints is not None:
+        checkpoints.save(state)
     for model, seed in zip(models, seeds, strict=True):
-        weights = progress[seed].weights
+        weights = state.progress[seed].weights
         assert weights is not None  # the warm-up ends by the middle of training
         model.load_state_dict(weights)
 
 
-def _state(stack: NVAE | Stack, place: int) -> dict[str, Tensor]:
-    return stack.state_of(place) if isinstance(stack, Stack) else deepcopy(stack.state_dict())
+def _rows(models: Sequence[NVAE], samples: Samples, train: Tensor, unlabelled: Tensor | None) -> TrainingRows:
+    return TrainingRows.of(samples, train, unlabelled, models[0].n_classes, device_of(models[0]))
 
 
-def _start(
-    models: Sequence[NVAE], samples: Samples, train: Tensor, unlabelled: Tensor | None, settings: TrainingSettings
-) -> tuple[NVAE | Stack, torch.optim.Optimizer, TrainingRows]:
-    """One model as it is, or several as a stack; the optimiser of all their parameters; and the rows of the steps."""
-    stack: NVAE | Stack = models[0] if len(models) == 1 else Stack(models)
-    rows = TrainingRows.of(samples, train, unlabelled, models[0].n_classes, _device_of(models[0]))
-    return stack, torch.optim.Adam(stack.parameters(), lr=settings.learning_rate, fused=True), rows
+def _end_epoch(
+    state: State, samples: Samples, rows: TrainingRows, validation: Tensor, settings: FitSettings
+) -> dict[int, Epoch]:
+    """The epoch of each model, by its seed, once its steps are done."""
+    weight, sums, n_labelled, n_unlabelled = state.kl_weight, state.sums, len(rows.labelled), len(rows.unlabelled)
+    if weight == 1.0 and not state.is_turned:
+        _turn_axes(state, settings)
+    found = _averages(sums[:N_TERMS], n_labelled)
+    held_out = evaluate(state.stack, samples, validation, settings)
+    bounds = (sums[N_TERMS] / n_unlabelled).tolist()  # 0/0, NaN, where there are none
+    penalties = (sums[N_TERMS + 1] / (n_labelled if settings.model.has_penalty else 0)).tolist()
+    _check_finite([*found, *held_out], bounds if n_unlabelled else [], state.epoch, settings.training)
+    epochs = {}
+    for place, seed in enumerate(state.active):
+        is_best = weight == 1.0 and state.keep_best(seed, held_out[place].elbo)
+        of_seed = (found[place], held_out[place], is_best, bounds[place], penalties[place])
+        epochs[seed] = Epoch(state.epoch, weight, *of_seed)
+    state.end_epoch(epochs, settings.training)
+    return epochs
 
 
 def train_steps(
@@ -227,55 +155,45 @@ def train_steps(
     unlabelled: Tensor | None = None,
 ) -> Iterator[None]:
     """The steps of the first epoch of `fit`, and nothing else: to see how long they take."""
-    stack, optimizer, rows = _start(models, samples, train, unlabelled, settings.training)
-    for _ in _steps(stack, optimizer, samples, rows, settings, seeds, 0):
-        yield
+    state, rows = State.start(models, seeds, settings.training), _rows(models, samples, train, unlabelled)
+    yield from _steps(state, samples, rows, settings)
 
 
-def _steps(
-    stack: NVAE | Stack,
-    optimizer: torch.optim.Optimizer,
-    samples: Samples,
-    rows: TrainingRows,
-    settings: FitSettings,
-    seeds: Sequence[int],
-    epoch: int,
-) -> Iterator[tuple[Tensor, float]]:
-    """One pass over the training samples; nothing in it waits for the device.
-
-    Yields:
-        After each step, the sums of `_sums` before it, (8, models), and its KL weight. With unlabelled samples or a
-        penalty two rows follow: the sum of the bound on log p(x), and the penalty times the labelled samples.
-    """
-    training, model, device = settings.training, settings.model, _device_of(stack)
-
-    def side_by_side(parts: list[Tensor]) -> Tensor:
-        return torch.stack(parts) if isinstance(stack, Stack) else parts[0]
-
-    generators, steps = [make_generator(device, seed, epoch) for seed in seeds], rows.steps(seeds, epoch, settings)
-    for number, parts in enumerate(steps):
+def _steps(state: State, samples: Samples, rows: TrainingRows, settings: FitSettings) -> Iterator[None]:
+    """What is left of an epoch, step by step, each noted in the state; nothing in it waits for the device."""
+    training, stack, optimizer, device = settings.training, state.stack, state.optimizer, device_of(state.stack)
+    steps = rows.steps(state.active, state.epoch, settings)
+    state.begin_epoch()
+    for parts in steps[state.step :]:
         labelled, others = parts if isinstance(stack, Stack) else (part[0] for part in parts)
-        n_labelled, n = labelled.shape[-1], labelled.shape[-1] + others.shape[-1]
-        noise = side_by_side([torch.randn(n, model.n_latent, generator=one, device=device) for one in generators])
-        done, n_steps = epoch * len(steps) + number, training.epochs * len(steps)
-        weight = kl_weight(done, n_steps, training.warmup_share)
-        if n == n_labelled:
+        noise = _draws(state, labelled.shape[-1] + others.shape[-1], settings.model.n_latent)
+        done, n_steps = state.epoch * len(steps) + state.step, training.epochs * len(steps)
+        state.kl_weight = kl_weight(done, n_steps, training.warmup_share)
+        if not others.shape[-1]:
             terms, unlabelled = elbo_terms(stack, samples.take(labelled).to(device), noise), None
         else:
-            n_likeliest = rows.n_likeliest(settings)
+            n_labelled, n_likeliest = labelled.shape[-1], rows.n_likeliest(settings)
             taken = torch.cat([labelled, others.repeat_interleave(n_likeliest, dim=-1)], dim=-1)
             both = elbo_terms(stack, samples.take(taken).to(device), noise, n_labelled, n_likeliest)
             terms, unlabelled = both.split(n_labelled, n_likeliest)
-        gain, more = _gain(terms, unlabelled, rows, settings, weight)
+        gain, more = _gain(terms, unlabelled, rows, settings, state.kl_weight)
         if stack.has_prior:
-            gain = gain + stack.log_prior(model) / (len(rows.labelled) + len(rows.unlabelled))
+            gain = gain + stack.log_prior(settings.model) / (len(rows.labelled) + len(rows.unlabelled))
         optimizer.zero_grad()
         (-gain).sum().backward()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(done, n_steps, training)
         optimizer.step()
-        sums = _sums(terms, settings)
-        yield (sums if more is None else torch.cat([sums, more])), weight
+        sums = _sums(terms, settings) if more is None else torch.cat([_sums(terms, settings), more])
+        state.sums[: len(sums)].add_(sums)
+        state.step += 1
+        yield
+
+
+def _draws(state: State, n: int, n_latent: int) -> Tensor:
+    """Of the standard normal for the samples of a step, (n, latent), with a leading dimension in a stack."""
+    draws = [torch.randn(n, n_latent, generator=one, device=one.device) for one in state.generators]
+    return torch.stack(draws) if isinstance(state.stack, Stack) else draws[0]
 
 
 def learning_rate(step: int, n_steps: int, settings: TrainingSettings) -> float:
@@ -292,7 +210,7 @@ def learning_rate(step: int, n_steps: int, settings: TrainingSettings) -> float:
 def _gain(
     terms: ElboTerms, unlabelled: ElboTerms | None, rows: TrainingRows, settings: FitSettings, weight: float
 ) -> tuple[Tensor, Tensor | None]:
-    """What a step maximises, (…), and what `_steps` yields after the sums, (2, models) or None."""
+    """What a step maximises, (…), and what follows the sums of `_sums` in those of the state, (2, models) or None."""
     model, parts = settings.model, (weight, settings.model.beta_private, settings.model.private_kl)
     objective = terms.objective(*parts, model.classifier_weight)
     if unlabelled is None and not model.has_penalty:

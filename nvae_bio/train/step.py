@@ -6,10 +6,9 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -33,9 +32,11 @@ from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
 from nvae_bio.train.calibration import calibrate
+from nvae_bio.train.checkpoint import SECONDS, Checkpoints, Keeping, kept_in
 from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
-from nvae_bio.train.loop import Epoch, fit, train_steps
+from nvae_bio.train.loop import fit, train_steps
 from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.state import Epoch
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,12 @@ def first_layer(samples: Samples, settings: TrainingSettings, device: torch.devi
 
 
 def train_model(
-    prepared: AnnData, settings: FitSettings | None = None, seed: int = 0, *, progress: bool | None = None
+    prepared: AnnData,
+    settings: FitSettings | None = None,
+    seed: int = 0,
+    *,
+    progress: bool | None = None,
+    keeping: Keeping | None = None,
 ) -> TrainedModel:
     """Train on the training samples of a prepared data set; the object is not changed.
 
@@ -116,18 +122,25 @@ def train_model(
         settings: model and training settings; the defaults if None.
         seed: of the initial weights, batches and draws. Same seed, settings and machine: same bits.
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
+        keeping: where checkpoints are kept (`train_models`).
 
     Returns:
         The model with the weights of the epoch with the highest validation ELBO, and its history.
 
     Raises:
         UserError: settings do not fit the data, or the objective is not finite any more.
+        Interrupted: a signal that `keeping` listens to.
     """
-    return train_models(prepared, settings, [seed], progress=progress)[0]
+    return train_models(prepared, settings, [seed], progress=progress, keeping=keeping)[0]
 
 
 def train_models(
-    prepared: AnnData, settings: FitSettings | None = None, seeds: Sequence[int] = (0,), *, progress: bool | None = None
+    prepared: AnnData,
+    settings: FitSettings | None = None,
+    seeds: Sequence[int] = (0,),
+    *,
+    progress: bool | None = None,
+    keeping: Keeping | None = None,
 ) -> list[TrainedModel]:
     """Train one model for each seed, and read and pack the data once: each as `train_model` would alone.
 
@@ -139,17 +152,63 @@ def train_models(
         settings: model and training settings; the defaults if None.
         seeds: different from each other.
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
+        keeping: where checkpoints of the training are kept. If those of the same settings, seeds and data are there, it
+            goes on from the newest, and its results have the same bits as without any stop. They stay when it ends.
 
     Returns:
         One entry a seed.
 
     Raises:
         UserError: settings do not fit the data, seeds are the same or none, or the objective is not finite any more.
+        Interrupted: a signal that `keeping` listens to.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {', '.join(map(str, seeds)) or 'none'}; at least one, and different from each other")
     settings = (settings or FitSettings()).for_kind(str(prepared.uns[schema.DATA]["kind"]))
     device = pick_device(settings.training.device)
+    data, settings, card = _read(prepared, settings, device)
+    pays = (
+        device.type == "cuda" or (settings.training.batch_size or 0) * data.samples.matrix.n_features <= STACKED_NUMBERS
+    )
+    together = len(seeds) if pays else 1
+    settings = settings.with_training(first_layer=first_layer(data.samples, settings.training, device, together))
+    card = card.model_copy(update={"settings": settings})
+    networks = [_untrained(card, data.moments, seed).to(device) for seed in seeds]
+    groups = [seeds[start : start + together] for start in range(0, len(seeds), together)]
+    kept = [
+        None if keeping is None else Checkpoints(keeping, settings, group, card.fingerprint, device.type)
+        for group in groups
+    ]
+    if settings.training.n_threads == "auto":
+        known = next((one.saved.n_threads for one in kept if one is not None and one.saved is not None), None)
+        n_threads = known or _faster_threads(settings, networks[:together], data, groups[0], device)
+        settings = settings.with_training(n_threads=n_threads)
+    models = []
+    for group, checkpoints in zip(groups, kept, strict=True):
+        own = [networks.pop(0) for _ in group]
+        with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
+            rows = (data.train, data.validation)
+            fitting = fit(own, data.samples, *rows, settings, group, data.unlabelled, checkpoints)
+            epochs = list(_shown(fitting, settings.training, progress))
+        with reproducible(settings.training.threads):
+            found = [held_out(network, data.samples, data.validation) for network in own]
+        for network, seed, of_network in zip(own, group, found, strict=True):
+            models.append(_outcome(card, settings, network, seed, group, epochs, of_network))
+    return models
+
+
+class _Data(NamedTuple):
+    """Of a prepared data set: all samples, rows of those that train and validate, moments of the former."""
+
+    samples: Samples
+    train: Tensor
+    validation: Tensor
+    unlabelled: Tensor
+    moments: FeatureMoments
+
+
+def _read(prepared: AnnData, settings: FitSettings, device: torch.device) -> tuple[_Data, FitSettings, ModelCard]:
+    """The data, on the device where they fit; the settings with what depends on both; and a card before training."""
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
@@ -159,29 +218,11 @@ def train_models(
         moments = feature_moments(samples, torch.cat([train, unlabelled]), len(card.classes))
     n_samples = len(train) + len(unlabelled)
     settings = settings.with_training(max_epochs=settings.training.max_epochs or usual_epochs(n_samples))
-    pays = device.type == "cuda" or (settings.training.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
-    together = len(seeds) if pays else 1
-    settings = settings.with_training(first_layer=first_layer(samples, settings.training, device, together))
-    card = card.model_copy(update={"settings": settings})
-    networks = [_untrained(card, moments, seed).to(device) for seed in seeds]
+    data = _Data(samples, train, validation, unlabelled, moments)
     if fits(samples.matrix.n_bytes, device):
-        samples, train, validation = samples.to(device), train.to(device), validation.to(device)
-        unlabelled = unlabelled.to(device)
-    if settings.training.n_threads == "auto":
-        steps = partial(train_steps, samples=samples, train=train, seeds=seeds[:together], unlabelled=unlabelled)
-        n_threads = _faster_threads(settings, networks[:together], steps, device)
-        settings = settings.with_training(n_threads=n_threads)
-    models = []
-    for start in range(0, len(seeds), together):
-        own, group = networks[start : start + together], seeds[start : start + together]
-        with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
-            fitting = fit(own, samples, train, validation, settings, group, unlabelled)
-            epochs = list(_shown(fitting, settings.training, progress))
-        with reproducible(settings.training.threads):
-            found = [held_out(network, samples, validation) for network in own]
-        for network, seed, of_network in zip(own, group, found, strict=True):
-            models.append(_outcome(card, settings, network, seed, group, epochs, of_network))
-    return models
+        train, validation, unlabelled = (rows.to(device) for rows in (train, validation, unlabelled))
+        data = _Data(samples.to(device), train, validation, unlabelled, moments)
+    return data, settings, card
 
 
 def _outcome(
@@ -243,10 +284,7 @@ def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
 
 
 def _faster_threads(
-    settings: FitSettings,
-    networks: Sequence[NVAE],
-    steps_of: Callable[..., Iterator[None]],
-    device: torch.device,
+    settings: FitSettings, networks: Sequence[NVAE], data: _Data, seeds: Sequence[int], device: torch.device
 ) -> int:
     """One thread, or all that the job may use, whichever takes some steps of these models sooner."""
     counts = sorted({1, available_threads()})
@@ -256,7 +294,8 @@ def _faster_threads(
     for _ in range(PROBE_ROUNDS):
         for count in counts:
             with reproducible(count), matmul_precision(settings.training.matmul_precision):
-                steps = steps_of(models=deepcopy(list(networks)), settings=settings)
+                copies = deepcopy(list(networks))
+                steps = train_steps(copies, data.samples, data.train, settings, seeds, data.unlabelled)
                 next(steps)  # the first one compiles, and fills the caches
                 start = time.perf_counter()
                 n_steps = sum(1 for _ in islice(steps, PROBE_STEPS))
@@ -288,12 +327,26 @@ def _shown(
             yield of_seed
 
 
-def train(data: Path, outputs: Sequence[Outputs], settings: FitSettings, seeds: Sequence[int]) -> None:
-    """Read a prepared file, train a model for each seed, and write the models and their histories."""
-    with open_prepared(data) as prepared:
-        models = train_models(prepared, settings, seeds)
-    for trained, files in zip(models, outputs, strict=True):
-        write_table(trained.history, files.history)
-        save_model(trained, files.weights, files.card)
-        last = int(trained.history["epoch"].max())
-        logger.info("best epoch %d of %d; model in %s", trained.card.best_epoch, last + 1, files.weights)
+def train(
+    data: Path,
+    outputs: Sequence[Outputs],
+    settings: FitSettings,
+    seeds: Sequence[int],
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = SECONDS,
+) -> None:
+    """Read a prepared file, train a model for each seed, and write the models and their histories.
+
+    With a folder for checkpoints, the training goes on from those in it; they are gone when all is written.
+
+    Raises:
+        Interrupted: SIGTERM or SIGUSR1, and there is a folder for checkpoints.
+    """
+    with kept_in(checkpoint, checkpoint_seconds) as keeping:
+        with open_prepared(data) as prepared:
+            models = train_models(prepared, settings, seeds, keeping=keeping)
+        for trained, files in zip(models, outputs, strict=True):
+            write_table(trained.history, files.history)
+            save_model(trained, files.weights, files.card)
+            last = int(trained.history["epoch"].max())
+            logger.info("best epoch %d of %d; model in %s", trained.card.best_epoch, last + 1, files.weights)

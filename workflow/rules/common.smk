@@ -10,9 +10,6 @@ sys.path.insert(0, workflow.basedir)
 from nvae_bio.config import NullKind, WorkflowSettings, check_yaml, parse_settings
 from nvae_bio.errors import UserError
 
-# jobs find the package in the workflow's own folder, whatever environment they run in
-shell.prefix(f"export PYTHONPATH={workflow.basedir!r} PYTHONNOUSERSITE=1; ")
-
 try:
     for file in workflow.configfiles:
         check_yaml(os.path.relpath(file))
@@ -22,6 +19,14 @@ try:
 except UserError as error:
     print(f"nvae-bio: {error}", file=sys.stderr)
     sys.exit(2)
+
+# jobs find the package in the workflow's own folder, whatever environment they run in; and how often they save a
+# training is no parameter of theirs: another number is no reason to train again
+SECONDS = settings.checkpoint_seconds
+shell.prefix(
+    f"export PYTHONPATH={workflow.basedir!r} PYTHONNOUSERSITE=1 "
+    f"NVAE_BIO_CHECKPOINT_SECONDS={'inf' if SECONDS is None else SECONDS}; "
+)
 
 IMAGE_RUNS = [
     name

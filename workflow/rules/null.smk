@@ -32,6 +32,7 @@ rule train_base:
             --history {output.history:q} \
             --settings {params.settings:q} \
             --seed {params.seed} \
+            --checkpoint resources/checkpoints/{wildcards.run:q}/base \
             >{log:q} 2>&1
         """
 
@@ -68,5 +69,6 @@ rule refit_null:
             --settings {params.settings:q} \
             --kind {wildcards.kind} \
             {params.refits:q} \
+            --checkpoint resources/checkpoints/{wildcards.run:q}/null.{wildcards.kind}.{wildcards.part} \
             >{log:q} 2>&1
         """

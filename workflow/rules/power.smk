@@ -31,5 +31,6 @@ rule plant_programmes:
             --output {output:q} \
             --settings {params.settings:q} \
             {params.plantings:q} \
+            --checkpoint resources/checkpoints/{wildcards.run:q}/power.{wildcards.part} \
             >{log:q} 2>&1
         """

@@ -4,6 +4,7 @@ TRAIN = """
 OMP_NUM_THREADS={threads} python -m nvae_bio train \\
     --data {input:q} \\
     {params.models:q} \\
+    --checkpoint resources/checkpoints/{params.place:q} \\
     --settings {params.settings:q} \\
     >{log:q} 2>&1
 """
@@ -32,6 +33,7 @@ rule train_model:
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         models=model_options,
+        place=lambda wildcards: f"{wildcards.run}/{wildcards.seed}",
         settings=lambda wildcards: run_of(wildcards).fit.model_dump_json(),
     shell:
         TRAIN
@@ -62,6 +64,7 @@ for stacked in STACKED_RUNS:
             gpu=int(settings.runs[stacked].training.device == "cuda"),
         params:
             models=model_options,
+            place=f"{stacked}/seeds",
             settings=lambda wildcards, run=stacked: settings.runs[
                 run
             ].fit.model_dump_json(),
