@@ -22,12 +22,14 @@ from torch import Tensor
 from nvae_bio.config import FitSettings
 from nvae_bio.data.files import read_file
 from nvae_bio.errors import Interrupted, UserError
+from nvae_bio.train.ranks import ALONE, Ranks
 from nvae_bio.train.state import State
 
 logger = logging.getLogger(__name__)
 
 SECONDS = 300.0  # between two checkpoints
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # that ask a training to be saved and to stop
+STEPS_BETWEEN = 16  # at which several processes tell each other of signals
 FORM = 1  # of the file; another form is another file
 MOST_NAMED = 3  # differences in a message
 
@@ -83,8 +85,8 @@ class Keeping:
 
 
 @contextmanager
-def kept_in(folder: Path | None, seconds: float = SECONDS) -> Iterator[Keeping | None]:
-    """Checkpoints for the trainings in the block, in a folder or nowhere; they are deleted when it ends well.
+def kept_in(folder: Path | None, seconds: float = SECONDS, ranks: Ranks = ALONE) -> Iterator[Keeping | None]:
+    """Checkpoints for the trainings in the block, in a folder or nowhere; the first process deletes them at its end.
 
     In it SIGTERM and SIGUSR1 stop a training, which is saved first.
     """
@@ -94,7 +96,8 @@ def kept_in(folder: Path | None, seconds: float = SECONDS) -> Iterator[Keeping |
     with stop_request() as stop:
         keeping = Keeping(folder, seconds, stop)
         yield keeping
-    keeping.clear()
+    if ranks.is_first:
+        keeping.clear()
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,9 @@ class Checkpoints:
             return saved
         return None
 
-    def resume(self, state: State) -> None:
+    def resume(self, state: State, ranks: Ranks = ALONE) -> None:
         """Bring a fresh state to where the newest checkpoint was; without one it stays as it is."""
+        self.saved = ranks.from_first(self.saved)
         if self.saved is None:
             return
         state.restore(self.saved.tensors, self.saved.position)
@@ -169,16 +173,18 @@ class Checkpoints:
         logger.info("%s: training goes on from %s", self.path, where)
         self.saved = None
 
-    def after_step(self, state: State) -> None:
-        """Save where it is due, or where a signal asked to stop.
+    def after_step(self, state: State, ranks: Ranks = ALONE) -> None:
+        """Save where it is due, or where a signal asked to stop; of several processes the first one saves.
 
         Raises:
-            Interrupted: it did.
+            Interrupted: it did, one of them.
         """
         name = self.keeping.stop.name
-        if name is None and time.monotonic() < self._due:
+        if ranks.size > 1:
+            name = ranks.any_of(name) if state.step % STEPS_BETWEEN == 0 else None
+        if name is None and (time.monotonic() < self._due or not ranks.is_first):
             return
-        is_saved = self.save(state)
+        is_saved = self.save(state) if ranks.is_first else True
         if name is not None:
             where = f"{name}: training stopped in epoch {state.epoch} after step {state.step}"
             kept = "the same command goes on from there" if is_saved else "no checkpoint could be written"

@@ -9,13 +9,14 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from nvae_bio.config import FitSettings, TrainingSettings
+from nvae_bio.config import FitSettings, ModelSettings, TrainingSettings
 from nvae_bio.data.samples import Samples, make_generator
 from nvae_bio.errors import UserError
 from nvae_bio.machine import matmul_precision
 from nvae_bio.model import NVAE, ElboTerms, Stack, elbo_terms, kl_weight, unlabelled_bound
 from nvae_bio.model.independence import PENALTIES, SharedDraws
 from nvae_bio.train.checkpoint import Checkpoints
+from nvae_bio.train.ranks import ALONE, Ranks
 from nvae_bio.train.rows import TrainingRows
 from nvae_bio.train.state import N_TERMS, Averages, Epoch, State, device_of
 
@@ -40,7 +41,9 @@ def _sums(terms: ElboTerms, settings: FitSettings) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitSettings) -> list[Averages]:
+def evaluate(
+    model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitSettings, ranks: Ranks = ALONE
+) -> list[Averages]:
     """Averages over the samples at `rows` (all labelled) at one fixed draw of z each; one entry a model.
 
     Matrix products are in full float32, whatever they are in training.
@@ -50,10 +53,11 @@ def evaluate(model: NVAE | Stack, samples: Samples, rows: Tensor, settings: FitS
     draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
     total, size = torch.zeros(N_TERMS, n_models, device=device), max(CHUNK // n_models, 1)
     with matmul_precision("highest"):
-        for part, noise in zip(rows.split(size), draws.split(size), strict=True):
+        for part, noise in zip(ranks.part(rows).split(size), ranks.part(draws, 0).split(size), strict=True):
             if isinstance(model, Stack):
                 part, noise = part.expand(n_models, -1), noise.expand(n_models, -1, -1)
             total += _sums(elbo_terms(model, samples.take(part).to(device), noise), settings)
+    ranks.add_up([total])
     return _averages(total, len(rows))
 
 
@@ -78,6 +82,7 @@ def fit(
     seeds: Sequence[int],
     unlabelled: Tensor | None = None,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[dict[int, Epoch]]:
     """Maximise the objective with Adam for each model; yields after each epoch, leaves the best weights in the models.
 
@@ -96,6 +101,7 @@ def fit(
         seeds: of the batches and of the draws of z, one a model.
         unlabelled: rows of unlabelled samples that train too.
         checkpoints: where the training is saved as it goes on, and taken up where it was stopped.
+        ranks: the processes that train together, all called alike.
 
     Yields:
         The epoch of each model that is still trained, by its seed; where a training is taken up, those of before too.
@@ -106,14 +112,14 @@ def fit(
     """
     state, rows = State.start(models, seeds, settings.training), _rows(models, samples, train, unlabelled)
     if checkpoints is not None:
-        checkpoints.resume(state)
+        checkpoints.resume(state, ranks)
     yield from tuple(state.history)
     while not state.is_done:
-        for _ in _steps(state, samples, rows, settings):
+        for _ in _steps(state, samples, rows, settings, ranks):
             if checkpoints is not None:
-                checkpoints.after_step(state)
-        yield _end_epoch(state, samples, rows, validation, settings)
-    if checkpoints is not None:
+                checkpoints.after_step(state, ranks)
+        yield _end_epoch(state, samples, rows, validation, settings, ranks)
+    if checkpoints is not None and ranks.is_first:
         checkpoints.save(state)
     for model, seed in zip(models, seeds, strict=True):
         weights = state.progress[seed].weights
@@ -126,14 +132,14 @@ def _rows(models: Sequence[NVAE], samples: Samples, train: Tensor, unlabelled: T
 
 
 def _end_epoch(
-    state: State, samples: Samples, rows: TrainingRows, validation: Tensor, settings: FitSettings
+    state: State, samples: Samples, rows: TrainingRows, validation: Tensor, settings: FitSettings, ranks: Ranks
 ) -> dict[int, Epoch]:
     """The epoch of each model, by its seed, once its steps are done."""
     weight, sums, n_labelled, n_unlabelled = state.kl_weight, state.sums, len(rows.labelled), len(rows.unlabelled)
     if weight == 1.0 and not state.is_turned:
         _turn_axes(state, settings)
     found = _averages(sums[:N_TERMS], n_labelled)
-    held_out = evaluate(state.stack, samples, validation, settings)
+    held_out = evaluate(state.stack, samples, validation, settings, ranks)
     bounds = (sums[N_TERMS] / n_unlabelled).tolist()  # 0/0, NaN, where there are none
     penalties = (sums[N_TERMS + 1] / (n_labelled if settings.model.has_penalty else 0)).tolist()
     _check_finite([*found, *held_out], bounds if n_unlabelled else [], state.epoch, settings.training)
@@ -159,9 +165,11 @@ def train_steps(
     yield from _steps(state, samples, rows, settings)
 
 
-def _steps(state: State, samples: Samples, rows: TrainingRows, settings: FitSettings) -> Iterator[None]:
+def _steps(
+    state: State, samples: Samples, rows: TrainingRows, settings: FitSettings, ranks: Ranks = ALONE
+) -> Iterator[None]:
     """What is left of an epoch, step by step, each noted in the state; nothing in it waits for the device."""
-    training, stack, optimizer, device = settings.training, state.stack, state.optimizer, device_of(state.stack)
+    training, stack, optimizer = settings.training, state.stack, state.optimizer
     steps = rows.steps(state.active, state.epoch, settings)
     state.begin_epoch()
     for parts in steps[state.step :]:
@@ -169,25 +177,68 @@ def _steps(state: State, samples: Samples, rows: TrainingRows, settings: FitSett
         noise = _draws(state, labelled.shape[-1] + others.shape[-1], settings.model.n_latent)
         done, n_steps = state.epoch * len(steps) + state.step, training.epochs * len(steps)
         state.kl_weight = kl_weight(done, n_steps, training.warmup_share)
-        if not others.shape[-1]:
-            terms, unlabelled = elbo_terms(stack, samples.take(labelled).to(device), noise), None
-        else:
-            n_labelled, n_likeliest = labelled.shape[-1], rows.n_likeliest(settings)
-            taken = torch.cat([labelled, others.repeat_interleave(n_likeliest, dim=-1)], dim=-1)
-            both = elbo_terms(stack, samples.take(taken).to(device), noise, n_labelled, n_likeliest)
-            terms, unlabelled = both.split(n_labelled, n_likeliest)
-        gain, more = _gain(terms, unlabelled, rows, settings, state.kl_weight)
-        if stack.has_prior:
-            gain = gain + stack.log_prior(settings.model) / (len(rows.labelled) + len(rows.unlabelled))
+        gain, sums = _step(state, samples, rows, settings, ranks, (labelled, others, noise))
         optimizer.zero_grad()
         (-gain).sum().backward()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(done, n_steps, training)
+        ranks.add_up([*(one.grad for one in stack.parameters() if one.grad is not None), sums])
         optimizer.step()
-        sums = _sums(terms, settings) if more is None else torch.cat([_sums(terms, settings), more])
-        state.sums[: len(sums)].add_(sums)
+        state.sums.add_(sums)
         state.step += 1
         yield
+
+
+def _step(
+    state: State,
+    samples: Samples,
+    rows: TrainingRows,
+    settings: FitSettings,
+    ranks: Ranks,
+    batch: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Of a batch (rows of labelled and of other samples, draws for all) the part of this process.
+
+    Returns:
+        Its part of what the step maximises, (…), and of the sums of the state, (N_SUMS, models): each is that of the
+        whole batch once it is added up over the processes.
+    """
+    stack, model, (labelled, others, noise) = state.stack, settings.model, batch
+    n_labelled, n = labelled.shape[-1], noise.shape[-2]
+    device = device_of(stack)
+    mine, rest = ranks.part(labelled), ranks.part(others)
+    draws = torch.cat([ranks.part(noise[..., :n_labelled, :], -2), ranks.part(noise[..., n_labelled:, :], -2)], dim=-2)
+    if not others.shape[-1]:
+        terms, unlabelled = elbo_terms(stack, samples.take(mine).to(device), draws), None
+    else:
+        n_likeliest = rows.n_likeliest(settings)
+        taken = torch.cat([mine, rest.repeat_interleave(n_likeliest, dim=-1)], dim=-1)
+        both = elbo_terms(stack, samples.take(taken).to(device), draws, mine.shape[-1], n_likeliest)
+        terms, unlabelled = both.split(mine.shape[-1], n_likeliest)
+    parts = (state.kl_weight, model.beta_private, model.private_kl)
+    objective, sums = terms.objective(*parts, model.classifier_weight), torch.zeros_like(state.sums)
+    sums[:N_TERMS] = _sums(terms, settings)
+    if unlabelled is not None:
+        log_prior = rows.class_log_prior(settings)
+        objective = torch.cat([objective, unlabelled_bound(unlabelled, log_prior, *parts)], dim=-1)
+        sums[N_TERMS] = unlabelled_bound(unlabelled, log_prior).detach().sum(-1)
+    gain = objective.sum(-1) / n
+    if model.has_penalty:
+        penalty = _penalty(terms, samples.label[labelled].to(device), rows, model, ranks)
+        gain = gain - state.kl_weight * model.independence_weight * penalty
+        sums[N_TERMS + 1] = penalty.detach() * n_labelled / ranks.size
+    if stack.has_prior:
+        gain = gain + stack.log_prior(model) / (len(rows.labelled) + len(rows.unlabelled)) / ranks.size
+    return gain, sums
+
+
+def _penalty(terms: ElboTerms, label: Tensor, rows: TrainingRows, model: ModelSettings, ranks: Ranks) -> Tensor:
+    """On z_s of all labelled samples of the batch, (…), with gradients of those of this process."""
+    n = label.shape[-1]
+    mean, log_std, draw = (
+        ranks.whole(one, n, -2) for one in (terms.shared_mean, terms.shared_log_std, terms.shared_draw)
+    )
+    return PENALTIES[model.independence](SharedDraws(mean, log_std, draw, label, rows.class_size[label]))
 
 
 def _draws(state: State, n: int, n_latent: int) -> Tensor:
@@ -205,28 +256,6 @@ def learning_rate(step: int, n_steps: int, settings: TrainingSettings) -> float:
     if settings.learning_rate_schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (1 + math.cos(math.pi * step / n_steps)) / 2
-
-
-def _gain(
-    terms: ElboTerms, unlabelled: ElboTerms | None, rows: TrainingRows, settings: FitSettings, weight: float
-) -> tuple[Tensor, Tensor | None]:
-    """What a step maximises, (…), and what follows the sums of `_sums` in those of the state, (2, models) or None."""
-    model, parts = settings.model, (weight, settings.model.beta_private, settings.model.private_kl)
-    objective = terms.objective(*parts, model.classifier_weight)
-    if unlabelled is None and not model.has_penalty:
-        return objective.mean(-1), None
-    sums = objective.new_zeros(2, *objective.shape[:-1])
-    if unlabelled is not None:
-        log_prior = rows.class_log_prior(settings)
-        objective = torch.cat([objective, unlabelled_bound(unlabelled, log_prior, *parts)], dim=-1)
-        sums[0] = unlabelled_bound(unlabelled, log_prior).detach().sum(-1)
-    gain = objective.mean(-1)
-    if model.has_penalty:
-        size, shared = rows.class_size[terms.label], (terms.shared_mean, terms.shared_log_std, terms.shared_draw)
-        penalty = PENALTIES[model.independence](SharedDraws(*shared, terms.label, size))
-        gain = gain - weight * model.independence_weight * penalty
-        sums[1] = penalty.detach() * terms.label.shape[-1]
-    return gain, sums.reshape(2, -1)
 
 
 def _check_finite(found: Sequence[Averages], bounds: Sequence[float], epoch: int, settings: TrainingSettings) -> None:

@@ -36,6 +36,7 @@ from nvae_bio.train.checkpoint import SECONDS, Checkpoints, Keeping, kept_in
 from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
 from nvae_bio.train.loop import fit, train_steps
 from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.ranks import ALONE, Ranks, joined_ranks
 from nvae_bio.train.state import Epoch
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
 
@@ -141,6 +142,7 @@ def train_models(
     *,
     progress: bool | None = None,
     keeping: Keeping | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[TrainedModel]:
     """Train one model for each seed, and read and pack the data once: each as `train_model` would alone.
 
@@ -154,6 +156,7 @@ def train_models(
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
         keeping: where checkpoints of the training are kept. If those of the same settings, seeds and data are there, it
             goes on from the newest, and its results have the same bits as without any stop. They stay when it ends.
+        ranks: processes that train together, each called with the same arguments (`joined_ranks`).
 
     Returns:
         One entry a seed.
@@ -182,13 +185,14 @@ def train_models(
     if settings.training.n_threads == "auto":
         known = next((one.saved.n_threads for one in kept if one is not None and one.saved is not None), None)
         n_threads = known or _faster_threads(settings, networks[:together], data, groups[0], device)
+        n_threads = ranks.from_first(n_threads)
         settings = settings.with_training(n_threads=n_threads)
     models = []
     for group, checkpoints in zip(groups, kept, strict=True):
         own = [networks.pop(0) for _ in group]
         with reproducible(settings.training.threads), matmul_precision(settings.training.matmul_precision):
             rows = (data.train, data.validation)
-            fitting = fit(own, data.samples, *rows, settings, group, data.unlabelled, checkpoints)
+            fitting = fit(own, data.samples, *rows, settings, group, data.unlabelled, checkpoints, ranks)
             epochs = list(_shown(fitting, settings.training, progress))
         with reproducible(settings.training.threads):
             found = [held_out(network, data.samples, data.validation) for network in own]
@@ -337,14 +341,18 @@ def train(
 ) -> None:
     """Read a prepared file, train a model for each seed, and write the models and their histories.
 
+    Started by torchrun, or by srun with several tasks, these train together, and the first one writes.
+
     With a folder for checkpoints, the training goes on from those in it; they are gone when all is written.
 
     Raises:
         Interrupted: SIGTERM or SIGUSR1, and there is a folder for checkpoints.
     """
-    with kept_in(checkpoint, checkpoint_seconds) as keeping:
+    with joined_ranks() as ranks, kept_in(checkpoint, checkpoint_seconds, ranks) as keeping:
         with open_prepared(data) as prepared:
-            models = train_models(prepared, settings, seeds, keeping=keeping)
+            models = train_models(prepared, settings, seeds, keeping=keeping, ranks=ranks)
+        if not ranks.is_first:
+            return
         for trained, files in zip(models, outputs, strict=True):
             write_table(trained.history, files.history)
             save_model(trained, files.weights, files.card)
