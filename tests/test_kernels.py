@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,16 @@ def test_fused_is_the_same_on_any_number_of_threads() -> None:
     for one, *others in zip(*found, strict=True):
         assert all(torch.equal(one, other) for other in others)
     assert torch.equal(logs[0], logs[1])
+
+
+def test_compiled_anew_and_read_from_the_cache_the_loops_give_the_same_bits(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.kernel_bits"]
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert any(tmp_path.rglob("*.nbc"))
+    assert first == second
 
 
 @pytest.mark.parametrize("n", [1, 2])

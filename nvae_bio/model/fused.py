@@ -20,6 +20,8 @@ from numba import float32, int32, njit, prange, types, uint32
 from numba.extending import intrinsic
 from torch import Tensor
 
+# every function that a loop calls is made a part of it (forceinline): compiled apart, its sums have another order, and
+# a loop would call that where it was just compiled, but its own copy where it is read from Numba's cache
 EXACT = {"contract"}  # a·b + c in one step; the order of additions is kept
 SUMS = {"contract", "reassoc", "nsz"}  # a sum in any fixed order
 LANES = 64  # numbers compared side by side
@@ -73,7 +75,7 @@ def _log1p(t: Any) -> Any:
     return (f + small) + e * float32(0.693359375) + lost
 
 
-@njit
+@njit(forceinline=True)
 def _largest(z: Any) -> Any:
     lanes, whole = np.full(LANES, z[0], F), z.shape[0] // LANES * LANES
     for first in range(0, whole, LANES):
@@ -88,13 +90,13 @@ def _largest(z: Any) -> Any:
     return largest
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _exp_above(z: Any, shift: Any, out: Any) -> None:
     for i in range(z.shape[0]):
         out[i] = _exp(z[i] - shift)
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _sum(x: Any) -> Any:
     total = float32(0)
     for i in range(x.shape[0]):
@@ -102,26 +104,26 @@ def _sum(x: Any) -> Any:
     return total
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _ratio(p: Any, scale: Any, inverse: Any, t: Any) -> None:
     for g in range(t.shape[0]):
         t[g] = p[g] * scale * inverse[g]
 
 
-@njit(fastmath=EXACT, error_model="numpy")
+@njit(fastmath=EXACT, error_model="numpy", forceinline=True)
 def log1p_of(t: Any, out: Any) -> None:
     """log(1 + t) of t ≥ 0; compiled, for other loops to call."""
     for g in range(t.shape[0]):
         out[g] = _log1p(t[g])
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _places(stored: Any, start: Any, out: Any) -> None:
     for g in range(out.shape[0]):
         out[g] = uint32(start[g] + uint32(stored[g]))
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _power_terms(x: Any, z: Any, shift: Any, dispersion: Any, log1p_t: Any) -> Any:
     """Σ x log μ − (θ+x) log(1+t)."""
     total = float32(0)
@@ -130,7 +132,7 @@ def _power_terms(x: Any, z: Any, shift: Any, dispersion: Any, log1p_t: Any) -> A
     return total
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _sum_at(table: Any, place: Any) -> Any:
     total = float32(0)
     for g in range(place.shape[0]):
@@ -138,14 +140,14 @@ def _sum_at(table: Any, place: Any) -> Any:
     return total
 
 
-@njit(fastmath=EXACT, error_model="numpy")
+@njit(fastmath=EXACT, error_model="numpy", forceinline=True)
 def _pulled(x: Any, dispersion: Any, t: Any) -> None:
     """(θ+x) r, in the place of t."""
     for g in range(x.shape[0]):
         t[g] = (x[g] + dispersion[g]) * (t[g] / (float32(1) + t[g]))
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _by_dispersion(table: Any, place: Any, pulled: Any, dispersion: Any, log1p_t: Any, out: Any) -> None:
     for g in range(place.shape[0]):
         out[g] = table[place[g]]
@@ -153,7 +155,7 @@ def _by_dispersion(table: Any, place: Any, pulled: Any, dispersion: Any, log1p_t
         out[g] += pulled[g] - dispersion[g] * log1p_t[g]
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _by_log_mean(x: Any, pulled: Any) -> Any:
     """x − pulled, in the place of pulled; and its sum."""
     total = float32(0)
@@ -163,7 +165,7 @@ def _by_log_mean(x: Any, pulled: Any) -> Any:
     return total
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _by_logits(by_log_mean: Any, p: Any, factor: Any, out: Any) -> None:
     for g in range(by_log_mean.shape[0]):
         out[g] = by_log_mean[g] - p[g] * factor
@@ -182,7 +184,7 @@ def _inflated_terms(x: Any, z: Any, shift: Any, dispersion: Any, log1p_t: Any, g
     return total
 
 
-@njit(fastmath=EXACT, error_model="numpy")
+@njit(fastmath=EXACT, error_model="numpy", forceinline=True)
 def _zero_weights(x: Any, dispersion: Any, log1p_t: Any, gate: Any, weight: Any) -> None:
     """Probability that a zero is the negative binomial's own; 1 of other counts."""
     for g in range(x.shape[0]):
@@ -192,20 +194,20 @@ def _zero_weights(x: Any, dispersion: Any, log1p_t: Any, gate: Any, weight: Any)
         weight[g] = own if x[g] == float32(0) else float32(1)
 
 
-@njit(fastmath=EXACT, error_model="numpy")
+@njit(fastmath=EXACT, error_model="numpy", forceinline=True)
 def _by_gate(weight: Any, gate: Any, out: Any) -> None:
     for g in range(weight.shape[0]):
         small = _exp(-abs(gate[g]))
         out[g] = (float32(1) - weight[g]) - (float32(1) if gate[g] > 0 else small) / (float32(1) + small)
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _times(weight: Any, out: Any) -> None:
     for g in range(weight.shape[0]):
         out[g] *= weight[g]
 
 
-@njit
+@njit(forceinline=True)
 def _scale_of(z: Any, log_library: Any, normalised: Any, p: Any) -> Any:
     """p = exp(z − peak); the factor from p to means, the shift from z to log means, Σ p (0 if not normalised)."""
     peak = _largest(z)
@@ -216,7 +218,7 @@ def _scale_of(z: Any, log_library: Any, normalised: Any, p: Any) -> Any:
     return F(math.exp(log_library) / norm), F(log_library - peak - math.log(norm)), norm
 
 
-@njit
+@njit(forceinline=True)
 def _through_rates(by_log_mean: Any, total: Any, p: Any, norm: Any, out: Any) -> None:
     """Gradient by the logits, the rest's too, from those by log means and their total."""
     factor = F(total / norm) if norm > 0 else F(0)
@@ -225,7 +227,7 @@ def _through_rates(by_log_mean: Any, total: Any, p: Any, norm: Any, out: Any) ->
         out[g] = -p[g] * factor
 
 
-@njit
+@njit(forceinline=True)
 def _row(
     outputs: Any, normalised: Any, log_library: Any, x: Any, stored: Any, start: Any, dispersion: Any, inverse: Any,
     rising: Any, by_rising: Any, by_outputs: Any, by_dispersion: Any,
@@ -271,7 +273,7 @@ def _rows(
         )  # fmt: skip
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _poisson_terms(x: Any, z: Any, shift: Any, p: Any, scale: Any) -> Any:
     """Σ x log μ − μ."""
     total = float32(0)
@@ -280,7 +282,7 @@ def _poisson_terms(x: Any, z: Any, shift: Any, p: Any, scale: Any) -> Any:
     return total
 
 
-@njit(fastmath=SUMS)
+@njit(fastmath=SUMS, forceinline=True)
 def _residuals(x: Any, p: Any, scale: Any, out: Any) -> Any:
     """x − μ; and its sum."""
     total = float32(0)
@@ -302,7 +304,7 @@ def _poisson_rows(logits: Any, normalised: Any, log_library: Any, x: Any, value:
             _through_rates(residual, total, p, norm, by_logits[row])
 
 
-@njit(fastmath=EXACT)
+@njit(fastmath=EXACT, forceinline=True)
 def _scale(x: Any, weight: Any, out: Any) -> None:
     for g in range(x.shape[0]):
         out[g] = x[g] * weight
