@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Seed, Settings
 from nvae_bio.config.evaluation import OptionalEvaluation
@@ -71,6 +71,12 @@ class TrainingSettings(Settings):
         "all that the job may use (SLURM's share, affinity, control group), whichever is faster in a trial of some "
         "steps; the model's card says which it was",
     )
+    n_ranks: PositiveInt | None = Field(
+        None,
+        description="processes that train together, each on its part of every batch, on one node or several; part of "
+        "the settings because it changes the last bits of a result. null: one in the workflow, and as many as torchrun "
+        "or srun start of the command; the model's card says how many",
+    )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "high",
         description="of float32 matrix products in training, by torch's names: `highest`: float32; `high`: TF32 on a "
@@ -88,6 +94,12 @@ class TrainingSettings(Settings):
         "over cores; where steps are small they are trained as a stack, which changes the last bits of a result (the "
         "model's card says whether)",
     )
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> TrainingSettings:
+        if self.stack_seeds and (self.n_ranks or 1) > 1:
+            raise ValueError(f"n_ranks: {self.n_ranks} is not allowed with stack_seeds; allowed: null")
+        return self
 
     @property
     def epochs(self) -> int:
@@ -164,9 +176,14 @@ class FitSettings(Settings):
         With S alone it would lack the shared factors that S has no room for, and the null what they leave in blocks.
         """
         if not self.model.n_private:
-            return self
+            return self.alone
         values = self.model.model_dump() | {"variant": "cvae", "n_private": 0, "n_shared": self.model.n_latent}
-        return FitSettings(model=ModelSettings.model_validate(values), training=self.training)
+        return FitSettings(model=ModelSettings.model_validate(values), training=self.alone.training)
+
+    @property
+    def alone(self: FitType) -> FitType:
+        """The same for one process."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"n_ranks": None})})
 
     def with_likelihood(self: FitType, likelihood: LikelihoodName) -> FitType:
         """The same with this likelihood, where none is set."""

@@ -168,6 +168,12 @@ def train_models(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {', '.join(map(str, seeds)) or 'none'}; at least one, and different from each other")
     settings = (settings or FitSettings()).for_kind(str(prepared.uns[schema.DATA]["kind"]))
+    if settings.training.n_ranks not in (None, ranks.size):
+        raise UserError(
+            f"training.n_ranks: {settings.training.n_ranks}, but {ranks.size} processes train; start as many with "
+            "torchrun or srun, or let it be null"
+        )
+    settings = settings.with_training(n_ranks=ranks.size)
     device = pick_device(settings.training.device)
     data, settings, card = _read(prepared, settings, device)
     pays = (

@@ -17,8 +17,8 @@ rule audit_labels:
         "../../environment.yml"
     threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(120),
     params:
         settings=lambda wildcards: run_of(wildcards).audit.model_dump_json(),
     shell:

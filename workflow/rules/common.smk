@@ -89,7 +89,13 @@ STACKED_RUNS = [
     if run.training.stack_seeds and len(run.seeds) > 1
 ]
 
-SINGLE_RUNS = [name for name in settings.runs if name not in STACKED_RUNS]
+# trained by several processes
+RANKED_RUNS = [
+    name for name, run in settings.runs.items() if (run.training.n_ranks or 1) > 1
+]
+SINGLE_RUNS = [
+    name for name in settings.runs if name not in {*STACKED_RUNS, *RANKED_RUNS}
+]
 NOTHING = "(?!)"  # a pattern that nothing matches
 
 RUN_FILES = [
@@ -193,6 +199,11 @@ def refit_options(wildcards):
     ]
     refits = max((jobs[part] for jobs in sharing if part < len(jobs)), key=len)
     return [f"--refit={refit}" for refit in refits]
+
+
+def more_each_try(amount):
+    """A resource of a job that gets as much again where it is tried again (`retries` of a profile)."""
+    return lambda wildcards, attempt: attempt * amount
 
 
 def threads_of(run):

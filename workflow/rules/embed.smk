@@ -16,8 +16,8 @@ rule embed_data:
         "../../environment.yml"
     threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         settings=lambda wildcards: run_of(wildcards).embedding.model_dump_json(),
     shell:

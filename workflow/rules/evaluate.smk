@@ -20,8 +20,8 @@ rule evaluate_run:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         files=lambda wildcards, input: [
             f"--{name}={path}"

@@ -24,8 +24,8 @@ rule report_factors:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(120),
     params:
         tables=lambda wildcards, input: [
             f"--{name}={path}"
@@ -62,8 +62,8 @@ rule suggest_settings:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=more_each_try(2000),
+        runtime=more_each_try(10),
     shell:
         """
         python -m nvae_bio suggest --report {input:q} --output {output:q} >{log:q} 2>&1

@@ -18,8 +18,8 @@ rule generate_samples:
         "../../environment.yml"
     threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         settings=lambda wildcards: run_of(wildcards).generation.model_dump_json(),
     shell:
@@ -54,8 +54,8 @@ rule swap_classes:
         "../../environment.yml"
     threads: lambda wildcards: run_of(wildcards).training.threads
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         settings=lambda wildcards: run_of(wildcards).generation.model_dump_json(),
     shell:

@@ -17,8 +17,8 @@ rule train_base:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(240),
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         settings=lambda wildcards: run_of(wildcards).fit.base.model_dump_json(),
@@ -53,8 +53,8 @@ rule refit_null:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)
     resources:
-        mem_mb=8000,
-        runtime=480,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(480),
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         refits=refit_options,

@@ -17,8 +17,8 @@ rule plot_figures:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         histories=lambda wildcards, input: [
             f"--history={path}" for path in input.histories
@@ -57,8 +57,8 @@ rule plot_pages:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     shell:
         """
         python -m nvae_bio plot \
@@ -82,8 +82,8 @@ rule plot_embedding:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     shell:
         """
         python -m nvae_bio plot \
@@ -109,8 +109,8 @@ rule plot_images:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     shell:
         """
         python -m nvae_bio plot \
@@ -136,8 +136,8 @@ rule plot_swaps:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     shell:
         """
         python -m nvae_bio plot \
@@ -160,8 +160,8 @@ rule plot_scores:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     shell:
         """
         python -m nvae_bio plot \

@@ -15,8 +15,8 @@ rule plant_programmes:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)
     resources:
-        mem_mb=8000,
-        runtime=480,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(480),
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         plantings=lambda wildcards: [

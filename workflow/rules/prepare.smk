@@ -14,8 +14,8 @@ rule prepare_data:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(60),
     params:
         settings=lambda wildcards: settings.datasets[
             wildcards.dataset

@@ -20,8 +20,8 @@ if settings.study is not None:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=8000,
-            runtime=60,
+            mem_mb=more_each_try(8000),
+            runtime=more_each_try(60),
         params:
             kind=settings.study.evaluate,
             method=lambda wildcards: BASELINES[wildcards.run],
@@ -57,8 +57,8 @@ if settings.study is not None:
         conda:
             "../../environment-benchmark.yml"
         resources:
-            mem_mb=8000,
-            runtime=240,
+            mem_mb=more_each_try(8000),
+            runtime=more_each_try(240),
 
     rule gather_study:
         input:
@@ -77,8 +77,8 @@ if settings.study is not None:
             "../../environment.yml"
         threads: 1
         resources:
-            mem_mb=8000,
-            runtime=60,
+            mem_mb=more_each_try(8000),
+            runtime=more_each_try(60),
         params:
             scores=lambda wildcards, input: [
                 f"--scores={path}" for path in input.scores

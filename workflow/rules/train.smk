@@ -28,8 +28,8 @@ rule train_model:
         "../../environment.yml"
     threads: lambda wildcards: threads_of(wildcards.run)
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(240),
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         models=model_options,
@@ -37,6 +37,49 @@ rule train_model:
         settings=lambda wildcards: run_of(wildcards).fit.model_dump_json(),
     shell:
         TRAIN
+
+
+# one seed a job, in several processes: on this machine, or where a profile sets `mpi: srun` on as many nodes as it says
+rule train_ranks:
+    input:
+        prepared_of,
+    output:
+        weights=["results/{run}/{seed}/model.safetensors"],
+        card=["results/{run}/{seed}/model.json"],
+        history=["results/{run}/{seed}/history.parquet"],
+    log:
+        "logs/train_ranks/{run}.{seed}.log",
+    benchmark:
+        "benchmarks/train_ranks/{run}.{seed}.tsv"
+    wildcard_constraints:
+        run=any_of(RANKED_RUNS),
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: threads_of(wildcards.run)
+    resources:
+        mem_mb=more_each_try(8000),
+        runtime=more_each_try(240),
+        nodes=1,
+        tasks=lambda wildcards: run_of(wildcards).training.n_ranks,
+        mpi="torchrun",
+        gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
+    params:
+        models=model_options,
+        settings=lambda wildcards: run_of(wildcards).fit.model_dump_json(),
+    shell:
+        """
+        if [ {resources.mpi} = srun ]; then
+            launch="srun --nodes={resources.nodes} --ntasks={resources.tasks} --kill-on-bad-exit=1 python"
+        else
+            launch="{resources.mpi} --standalone --nproc-per-node={resources.tasks}"
+        fi
+        OMP_NUM_THREADS={threads} $launch -m nvae_bio train \
+            --data {input:q} \
+            {params.models:q} \
+            --checkpoint resources/checkpoints/{wildcards.run:q}/{wildcards.seed} \
+            --settings {params.settings:q} \
+            >{log:q} 2>&1
+        """
 
 
 # all seeds of a run side by side: a rule a run, for it has as many outputs as the run has seeds
@@ -59,8 +102,8 @@ for stacked in STACKED_RUNS:
             "../../environment.yml"
         threads: threads_of(stacked)
         resources:
-            mem_mb=8000,
-            runtime=480,
+            mem_mb=more_each_try(8000),
+            runtime=more_each_try(480),
             gpu=int(settings.runs[stacked].training.device == "cuda"),
         params:
             models=model_options,
