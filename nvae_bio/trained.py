@@ -58,6 +58,12 @@ class ModelCard(Settings):
     best_epoch: int
     calibration: Calibration | None = None
     weights_sha256: str = ""
+    card_sha256: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of all else in the card."""
+        return hashlib.sha256(self.model_dump_json(exclude={"card_sha256"}).encode()).hexdigest()
 
     @property
     def temperature(self) -> float:
@@ -122,9 +128,10 @@ class TrainedModel:
 
 
 def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:
-    """Write the weights (safetensors) and the card (JSON), which holds the checksum of the weights."""
+    """Write the weights (safetensors) and the card (JSON), which holds the checksums of the weights and of itself."""
     content = safetensors.torch.save({name: value.contiguous() for name, value in trained.network.state_dict().items()})
     full = trained.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    full = full.model_copy(update={"card_sha256": full.checksum})
     with atomic_path(weights) as weights_part, atomic_path(card) as card_part:
         weights_part.write_bytes(content)
         card_part.write_text(full.model_dump_json(indent=1) + "\n")
@@ -141,6 +148,8 @@ def load_model(weights: Path, card: Path) -> TrainedModel:
         read = ModelCard.model_validate_json(text)
     except ValidationError as error:
         raise UserError(one_line(error, ModelCard, str(card))) from None
+    if read.card_sha256 != read.checksum:
+        raise UserError(f"{card}: changed since it was written (checksum differs); train again")
     content = read_file(weights, Path.read_bytes, "the weights of a model")
     if hashlib.sha256(content).hexdigest() != read.weights_sha256:
         raise UserError(f"{weights}: not the weights that {card} describes (checksum differs); train again")

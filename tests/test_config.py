@@ -727,3 +727,10 @@ def test_the_folders_of_a_config_are_named_and_a_wrong_one_is_refused(capsys: py
     assert capsys.readouterr().out == "  results/pbmc68k/\n  results/digits/\n"
     assert main("no.yaml") == 2
     assert capsys.readouterr().err.startswith("nvae-bio: no.yaml: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("said", "audit"), [("off", None), (False, None), ("on", AuditSettings()), (True, AuditSettings())]
+)
+def test_a_part_of_the_report_is_switched_by_a_word_or_by_what_yaml_makes_of_it(said: object, audit: object) -> None:
+    assert RunSettings.model_validate({"dataset": "cells", "audit": said}).audit == audit

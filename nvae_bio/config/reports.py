@@ -158,8 +158,9 @@ class PowerSettings(Settings):
 
 
 def switched(value: Any) -> Any:
-    """`on` and `off` of a file as all defaults, and nothing."""
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+    """`on` and `off` of a file, which YAML reads as booleans, as all defaults, and nothing; so if they are quoted."""
+    meaning: dict[Any, Any] = {True: {}, False: None, "on": {}, "off": None}
+    return meaning.get(value, value) if isinstance(value, bool | str) else value
 
 
 OptionalAudit = Annotated[AuditSettings | None, BeforeValidator(switched)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +10,19 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import anndata
+import h5py
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from anndata import AnnData
+from anndata.io import write_elem
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
 
 T = TypeVar("T")
+BLOCK, MARK = 512, b"nvae-bio sha256 "  # bytes before the HDF5 data, and what the checksum in them begins with
+CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
 SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
 
 
@@ -32,15 +39,63 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_anndata(adata: AnnData, path: Path) -> None:
-    """Write an .h5ad, atomically."""
+    """Write an .h5ad, atomically, with a checksum of all that is in it.
+
+    The checksum stands before the HDF5 data, in the block that the format leaves to its users and readers skip.
+    """
+    adata.strings_to_categoricals()
     with atomic_path(path) as part:
-        adata.write_h5ad(part, compression="gzip", compression_opts=1)
+        with h5py.File(part, "w", userblock_size=BLOCK) as file:
+            write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
+        checksum = _checksum(part)
+        with part.open("r+b") as block:
+            block.write(MARK + checksum)
+
+
+def check_whole(path: Path) -> None:
+    """Refuse an .h5ad that is not what `write_anndata` wrote; one that another program wrote has no checksum.
+
+    Raises:
+        ValueError: it was changed, or lost a part.
+    """
+    with path.open("rb") as file:
+        block = file.read(BLOCK).rstrip(b"\0")
+    if block.startswith(MARK) and block.removeprefix(MARK) != _checksum(path):
+        raise ValueError("checksum differs: changed since it was written")
+
+
+def _checksum(path: Path) -> bytes:
+    """Of all that stands behind the block, as text."""
+    with path.open("rb") as file:
+        file.seek(BLOCK)
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a parquet table, atomically."""
+    """Write a parquet table, atomically, with a checksum of its content in its metadata."""
+    content, first = pa.Table.from_pandas(table, preserve_index=False), pa.BufferOutputStream()
+    pq.write_table(content, first)
+    checksum = _table_checksum(pq.read_table(pa.BufferReader(first.getvalue())))  # of what a reader will find
     with atomic_path(path) as part:
-        table.to_parquet(part, index=False)
+        pq.write_table(content.replace_schema_metadata({**(content.schema.metadata or {}), CHECKSUM: checksum}), part)
+
+
+def _table_checksum(table: pa.Table) -> bytes:
+    """Of names, types, values and metadata, but for the checksum."""
+    known = {key: value for key, value in (table.schema.metadata or {}).items() if key != CHECKSUM}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.with_metadata(known)) as stream:
+        stream.write_table(table.replace_schema_metadata(known).combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest().encode()
+
+
+def _read_whole_table(path: Path) -> pd.DataFrame:
+    table = pq.read_table(path)
+    checksum = (table.schema.metadata or {}).get(CHECKSUM)
+    if checksum is not None and checksum != _table_checksum(table):
+        raise ValueError("checksum differs: changed since it was written")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -70,7 +125,7 @@ def read_file(path: Path, reader: Callable[[Path], T], what: str) -> T:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a parquet table written by nvae-bio."""
-    return read_file(path, pd.read_parquet, "a parquet table")
+    return read_file(path, _read_whole_table, "a parquet table")
 
 
 def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
@@ -160,7 +215,11 @@ def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
 
 
 def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
-    adata = read_file(path, lambda path: anndata.read_h5ad(path, backed=backed), "an .h5ad file")
+    def reader(path: Path) -> AnnData:
+        check_whole(path)
+        return anndata.read_h5ad(path, backed=backed)
+
+    adata = read_file(path, reader, "an .h5ad file")
     if key not in adata.uns:
         raise UserError(f"{path}: no uns[{key!r}]; was it written by `{writer}`?")
     return adata

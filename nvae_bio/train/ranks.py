@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,8 +147,17 @@ def _from_slurm(environment: Any) -> tuple[Ranks, int, str] | None:
     hosts = _hosts(environment["SLURM_STEP_NODELIST"])
     port = FIRST_PORT + int(environment["SLURM_JOB_ID"]) % N_PORTS
     ranks = Ranks(int(environment["SLURM_PROCID"]), size)
-    address = environment.get("MASTER_ADDR", hosts[0])
+    address = environment.get("MASTER_ADDR") or _address(hosts[0])
     return ranks, int(environment["SLURM_LOCALID"]), f"tcp://{address}:{environment.get('MASTER_PORT', port)}"
+
+
+def _address(host: str) -> str:
+    """Where a node is reached, as SLURM does; its name, where that cannot be asked."""
+    if shutil.which("scontrol") is None:
+        return host
+    shown = subprocess.run(["scontrol", "--oneliner", "show", "node", host], capture_output=True, text=True)
+    found = re.search(r"\bNodeAddr=(\S+)", shown.stdout)
+    return host if found is None else found[1]
 
 
 def _hosts(names: str) -> list[str]:
