@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from nvae_bio.config.base import Seed, Settings
 from nvae_bio.config.evaluation import OptionalEvaluation
@@ -75,7 +75,7 @@ class TrainingSettings(Settings):
         None,
         description="processes that train together, each on its part of every batch, on one node or several; part of "
         "the settings because it changes the last bits of a result. null: one in the workflow, and as many as torchrun "
-        "or srun start of the command; the model's card says how many",
+        "or srun start of the command; the model's card says how many. Seeds are then not stacked",
     )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "high",
@@ -94,12 +94,6 @@ class TrainingSettings(Settings):
         "over cores; where steps are small they are trained as a stack, which changes the last bits of a result (the "
         "model's card says whether)",
     )
-
-    @model_validator(mode="after")
-    def _check_ranks(self) -> TrainingSettings:
-        if self.stack_seeds and (self.n_ranks or 1) > 1:
-            raise ValueError(f"n_ranks: {self.n_ranks} is not allowed with stack_seeds; allowed: null")
-        return self
 
     @property
     def epochs(self) -> int:

@@ -83,16 +83,16 @@ def needs_extra(run):
 
 WITH_EXTRA = [run for run in [*SCORED_RUNS, *BASELINES] if needs_extra(run)]
 
-STACKED_RUNS = [
-    name
-    for name, run in settings.runs.items()
-    if run.training.stack_seeds and len(run.seeds) > 1
-]
-
 # trained by several processes
 RANKED_RUNS = [
     name for name, run in settings.runs.items() if (run.training.n_ranks or 1) > 1
 ]
+STACKED_RUNS = [
+    name
+    for name, run in settings.runs.items()
+    if run.training.stack_seeds and len(run.seeds) > 1 and name not in RANKED_RUNS
+]
+
 SINGLE_RUNS = [
     name for name in settings.runs if name not in {*STACKED_RUNS, *RANKED_RUNS}
 ]
