@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata
@@ -12,7 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from nvae_bio.data.files import BLOCK, open_prepared, read_prepared, read_table, write_anndata, write_table
+from nvae_bio.cli import main
+from nvae_bio.data.files import BLOCK, open_prepared, read_prepared, read_table, write_anndata, write_csv, write_table
 from nvae_bio.errors import UserError
 from nvae_bio.trained import load_model, save_model
 from tests.toys import prepared_counts, trained
@@ -133,3 +135,50 @@ def test_a_changed_card_or_weights_are_refused(tmp_path: Path) -> None:
 
     each_flip(weights, 20, look)
     load_model(weights, card)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted: that needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "h5ad": lambda path: write_anndata(prepared_counts().copy(), path),
+    "parquet": lambda path: write_table(pd.DataFrame({"noise": np.random.default_rng(0).random(10_000)}), path),
+    "csv": lambda path: write_csv(pd.concat([TABLE] * 10_000), path),
+    "safetensors": lambda path: save_model(trained("counts"), path, path.with_suffix(".json")),
+}
+
+
+@pytest.mark.parametrize("ending", list(WRITERS))
+def test_on_a_full_disk_one_line_tells_and_the_old_file_stays(ending: str, disk: Path) -> None:
+    path = disk / f"file.{ending}"
+    path.write_bytes(b"as it was")
+    with pytest.raises(UserError, match=r"file\.\w+: cannot be written \(.*[Nn]o space left.*\); what was there"):
+        WRITERS[ending](path)
+    assert path.read_bytes() == b"as it was"
+    assert [each.name for each in disk.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", list(WRITERS))
+def test_on_a_read_only_disk_one_line_tells(ending: str, disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(UserError, match=r"file\.\w+: cannot be written \(.*[Rr]ead-only file system.*\)"):
+        WRITERS[ending](disk / f"file.{ending}")
+    assert not list(disk.iterdir())
+
+
+def test_the_command_ends_with_that_line_and_exit_code_2(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["prepare", "--settings", '{"kind": "images", "builtin": "digits"}', "--output", str(disk / "a.h5ad")])
+        == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nvae-bio: {disk / 'a.h5ad'}: cannot be written (")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,28 +29,39 @@ SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that replaces it when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    Raises:
+        UserError: it cannot be written: a full or read-only disk, say.
+    """
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         part.replace(path)
+    except OSError as error:  # of the system, or of a library that tells it in words alone
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be written ({reason}); what was there is as it was") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_anndata(adata: AnnData, path: Path) -> None:
     """Write an .h5ad, atomically, with a checksum of all that is in it.
 
-    The checksum stands before the HDF5 data, in the block that the format leaves to its users and readers skip.
+    The checksum stands before the HDF5 data, in the block that the format leaves to its users and readers skip. The
+    file is made in memory, for HDF5 cannot say in a few words that a disk is full.
     """
     adata.strings_to_categoricals()
-    with atomic_path(path) as part:
-        with h5py.File(part, "w", userblock_size=BLOCK) as file:
-            write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
-        checksum = _checksum(part)
-        with part.open("r+b") as block:
-            block.write(MARK + checksum)
+    made = io.BytesIO()
+    with h5py.File(made, "w", userblock_size=BLOCK) as hdf5:
+        write_elem(hdf5, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
+    content = made.getbuffer()[BLOCK:]
+    checksum = hashlib.sha256(content).hexdigest().encode()
+    with atomic_path(path) as part, part.open("wb") as file:
+        file.write((MARK + checksum).ljust(BLOCK, b"\0"))
+        file.write(content)
 
 
 def check_whole(path: Path) -> None:
