@@ -14,6 +14,7 @@ from nvae_bio.config import FitSettings, StudySettings, WorkflowSettings, load_c
 from nvae_bio.data.files import SCORE_COLUMNS
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.study import MARKED, of_metric, page_text, plot_scores, study, summary
+from tools import gather_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG: dict[str, Any] = {
@@ -325,3 +326,25 @@ def test_a_panel_has_the_lines_that_have_its_metric_and_a_metric_of_one_line_has
     of_one = scores[(scores["dataset"] == "a") & (scores["variant"] == "ours")]
     assert [ax.get_title() for ax in plot_scores(of_one, {"fdr": None, "alone": None}).axes] == ["fdr", "alone"]
     assert not plot_scores(scores, {"nothing": None}).axes
+
+
+def test_a_study_made_in_parts_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather_study, "PAGES", tmp_path)
+    config = ROOT / "config" / "studies" / "yale.yaml"
+
+    def part(name: str, variant: str, value: float) -> Path:
+        folder = tmp_path / name / "results" / variant
+        folder.mkdir(parents=True)
+        rows = [("yale", variant, seed, "r2_azimuth", value + seed) for seed in range(3)]
+        pd.DataFrame(rows, columns=SCORE_COLUMNS).to_csv(folder / "scores.csv", index=False)
+        return tmp_path / name
+
+    first = gather_study.gather(config, [part("a", "pca", 0.5), part("b", "nvae-default", 0.1)])
+    assert "lacking: yale, vae" in first and "lacking: yale, pca" not in first
+    second = gather_study.gather(config, [part("c", "vae", 0.2), part("d", "pca", 0.7)])
+    assert set(first) - set(second) == {"lacking: yale, vae"}
+    table = pd.read_csv(tmp_path / "yale.csv")
+    assert table["variant"].unique().tolist() == ["nvae-default", "vae", "pca"]  # in the order of the study
+    assert table.groupby("variant")["value"].min().to_dict() == {"nvae-default": 0.1, "pca": 0.7, "vae": 0.2}
+    assert (tmp_path / "yale.md").exists() and (tmp_path / "yale.png").exists()
+    assert any("yale.nvae-default.traversals_shared.png" in line for line in gather_study.keep_figures(config, []))
