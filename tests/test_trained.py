@@ -90,6 +90,6 @@ def test_data_of_another_kind_or_with_other_features_are_refused() -> None:
 
 def test_nothing_half_written_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(UserError, match=r"file/c\.json: cannot be written"):
         save_model(trained("counts"), tmp_path / "ok.safetensors", tmp_path / "file" / "c.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,10 +131,11 @@ def by_title(scores: pd.DataFrame) -> pd.DataFrame:
 def _keep(source: Path, target: Path) -> None:
     """Copy a figure, whole or not at all."""
     try:
-        with atomic_path(target) as part:
-            shutil.copyfile(source, part)
+        content = source.read_bytes()
     except OSError as error:
         raise UserError(f"{source}: cannot be kept as {target}: {error.strerror or error}") from None
+    with atomic_path(target) as part:
+        part.write_bytes(content)
 
 
 def study(
