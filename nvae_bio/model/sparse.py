@@ -16,7 +16,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor, nn
 
-from nvae_bio.model.fused import EXACT, log1p_of, run_loop
+from nvae_bio.model.loops import EXACT, log1p_of, run_loop
 
 
 @njit(parallel=True, cache=True)
