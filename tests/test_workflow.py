@@ -218,7 +218,7 @@ def test_every_rule_has_its_environment_log_benchmark_and_resources() -> None:
         for rule in rules:
             for directive in ("    log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime="):
                 assert rule.count(directive) == 1, (file.name, rule.splitlines()[0], directive)
-            shared = before if re.search(r"^ *TRAIN$", rule, flags=re.MULTILINE) else ""
+            shared = before if re.search(r"^ *(LAUNCH \+ )?TRAIN$", rule, re.MULTILINE) else ""
             assert (shared + rule).count("-m nvae_bio ") == 1
 
 

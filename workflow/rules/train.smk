@@ -1,12 +1,21 @@
 """resources/prepared/{dataset}.h5ad → results/{run}/{seed}/model.safetensors, model.json and history.parquet."""
 
 TRAIN = """
-OMP_NUM_THREADS={threads} python -m nvae_bio train \\
+OMP_NUM_THREADS={threads} ${{nvae_bio_launch:-python}} -m nvae_bio train \\
     --data {input:q} \\
     {params.models:q} \\
     --checkpoint resources/checkpoints/{params.place:q} \\
     --settings {params.settings:q} \\
     >{log:q} 2>&1
+"""
+
+# before it: what starts several processes, in place of one Python
+LAUNCH = """
+if [ {resources.mpi} = srun ]; then
+    nvae_bio_launch="srun --nodes={resources.nodes} --ntasks={resources.tasks} --kill-on-bad-exit=1 python"
+else
+    nvae_bio_launch="{resources.mpi} --standalone --nproc-per-node={resources.tasks}"
+fi
 """
 
 
@@ -65,21 +74,10 @@ rule train_ranks:
         gpu=lambda wildcards: int(run_of(wildcards).training.device == "cuda"),
     params:
         models=model_options,
+        place=lambda wildcards: f"{wildcards.run}/{wildcards.seed}",
         settings=lambda wildcards: run_of(wildcards).fit.model_dump_json(),
     shell:
-        """
-        if [ {resources.mpi} = srun ]; then
-            launch="srun --nodes={resources.nodes} --ntasks={resources.tasks} --kill-on-bad-exit=1 python"
-        else
-            launch="{resources.mpi} --standalone --nproc-per-node={resources.tasks}"
-        fi
-        OMP_NUM_THREADS={threads} $launch -m nvae_bio train \
-            --data {input:q} \
-            {params.models:q} \
-            --checkpoint resources/checkpoints/{wildcards.run:q}/{wildcards.seed} \
-            --settings {params.settings:q} \
-            >{log:q} 2>&1
-        """
+        LAUNCH + TRAIN
 
 
 # all seeds of a run side by side: a rule a run, for it has as many outputs as the run has seeds
