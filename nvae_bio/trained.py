@@ -16,6 +16,7 @@ from nvae_bio.config import FitSettings, LikelihoodName, Settings
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import atomic_path, read_file
 from nvae_bio.data.samples import Samples, check_pixels, to_samples
+from nvae_bio.data.store import Store
 from nvae_bio.errors import UserError, one_line
 from nvae_bio.model import NVAE, CovariateForm, build_nvae
 
@@ -70,7 +71,7 @@ class ModelCard(Settings):
         """That of q(y|x); 1 where it is not calibrated."""
         return 1.0 if self.calibration is None else self.calibration.temperature
 
-    def samples_of(self, prepared: AnnData) -> Samples:
+    def samples_of(self, prepared: AnnData | Store) -> Samples:
         """A prepared data set as a model with this card takes it.
 
         Raises:
@@ -103,7 +104,7 @@ class TrainedModel:
     card: ModelCard
     history: pd.DataFrame
 
-    def check_data(self, prepared: AnnData) -> None:
+    def check_data(self, prepared: AnnData | Store) -> None:
         """Refuse data of another kind, with other features, or without a covariate that the model is told.
 
         Raises:

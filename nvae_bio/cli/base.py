@@ -21,6 +21,11 @@ def file_option(name: str, text: str, *, required: bool = True, multiple: bool =
     return click.option(name, type=FILE, required=required, multiple=multiple, help=text)
 
 
+def store_option(text: str) -> Option:
+    """`--store`, a folder."""
+    return click.option("--store", type=FOLDER, help=text)
+
+
 def model_options(what: str = "model") -> Option:
     """`--weights` and `--card` of a trained model."""
     weights = file_option("--weights", f"weights of the {what} (.safetensors)")

@@ -7,7 +7,7 @@ from typing import get_args
 
 import click
 
-from nvae_bio.cli.base import checkpoint_options, cli, file_option, model_options, settings_option
+from nvae_bio.cli.base import checkpoint_options, cli, file_option, model_options, settings_option, store_option
 from nvae_bio.config import (
     EmbeddingSettings,
     FitSettings,
@@ -39,7 +39,8 @@ def simulate(settings: str, output: Path, truth: Path) -> None:
 @cli.command()
 @settings_option("the data set", "datasets.digits", required=True)
 @file_option("--output", "prepared data set to write (.h5ad)")
-def prepare(settings: str, output: Path) -> None:
+@store_option("folder to pack counts into besides; they are then never held whole in memory")
+def prepare(settings: str, output: Path, store: Path | None) -> None:
     """Read raw samples, check and filter them, choose features, split.
 
     \b
@@ -50,11 +51,11 @@ def prepare(settings: str, output: Path) -> None:
     """
     from nvae_bio.prepare import prepare as run
 
-    run(load_dataset(settings), output)
+    run(load_dataset(settings), output, store)
 
 
 @cli.command()
-@file_option("--data", "prepared data set (.h5ad)")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="prepared data set (.h5ad), or a store")
 @file_option("--weights", "weights to write (.safetensors); once a seed", multiple=True)
 @file_option("--card", "settings and provenance of the model to write (.json); once a seed", multiple=True)
 @file_option("--history", "training history to write (.parquet); once a seed", multiple=True)
@@ -94,9 +95,13 @@ def train(
 @cli.command()
 @file_option("--data", "prepared data set (.h5ad)")
 @model_options()
-@file_option("--output", "embedded data set to write (.h5ad)")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True,
+    help="embedded data set to write (.h5ad; with --store .zarr as well)",
+)  # fmt: skip
 @settings_option("`embedding` of a run", "runs.digits")
-def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:
+@store_option("store of the same data: samples are then read and written some at a time")
+def embed(data: Path, weights: Path, card: Path, output: Path, settings: str, store: Path | None) -> None:
     """Embed every sample and decode the effect of every factor.
 
     \b
@@ -105,7 +110,7 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
     """
     from nvae_bio.embed import embed as run
 
-    run(data, weights, card, output, load_settings(settings, EmbeddingSettings))
+    run(data, weights, card, output, load_settings(settings, EmbeddingSettings), store)
 
 
 @cli.command()

@@ -204,6 +204,11 @@ class CountsSettings(DatasetSettings):
         description="obs column with a size factor of each cell, above 0, for models with `size: size_factor`; scaled "
         "so that the median over training cells is that of the library (counts)",
     )
+    storage: Literal["memory", "disk"] = Field(
+        "memory",
+        description="`disk`: cells are read some thousand at a time, packed into a store beside the prepared file, and "
+        "trained on and embedded from there; for more cells than fit in memory",
+    )
     qc: QcSettings = QcSettings()
     n_top_genes: PositiveInt | None = Field(
         2000, description="number of highly variable genes (seurat_v3, per batch, on training cells); null: all genes"

@@ -37,7 +37,10 @@ def read_counts(settings: CountsSettings, log: RemovalLog) -> AnnData:
     """
     names = part_names(settings.paths)
     with names_may_repeat():
-        parts = [counts_from_anndata(_read(Path(path), settings, log), settings, path) for path in settings.data_paths]
+        parts = [
+            counts_from_anndata(read_count_file(Path(path), settings, log), settings, path)
+            for path in settings.data_paths
+        ]
     return join_parts(parts, names, settings, log, what="genes")
 
 
@@ -56,17 +59,31 @@ def counts_from_anndata(adata: AnnData, settings: CountsSettings, where: str) ->
         UserError: no such matrix, no counts in it, or repeated names.
     """
     values, var = pick_matrix(adata, settings.matrix, where)
-    matrix = sparse.csr_matrix(values, copy=True)
-    matrix.sum_duplicates()
-    check_counts(matrix.data, f"{where}: matrix {settings.matrix!r}")
-    matrix = sparse.csr_matrix(matrix, dtype=np.float32)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
+    matrix = clean_counts(values, f"{where}: matrix {settings.matrix!r}")
     obs = adata.obs.copy()
     obs.index = unique_names(adata.obs_names, "barcode", where, settings.make_unique)
     var = var.set_axis(unique_names(var.index, "gene", where, settings.make_unique), axis=0)
-    counts = AnnData(matrix, obs=obs, var=var)
-    return with_library(counts, _library(counts, settings, where))
+    return with_library(AnnData(matrix, obs=obs, var=var), library_of(obs, row_sums(matrix), settings, where))
+
+
+def clean_counts(values: sparse.spmatrix | np.ndarray, where: str) -> sparse.csr_matrix:
+    """Some rows of counts as CSR float32, columns in order and no zeros stored; a copy.
+
+    Raises:
+        UserError: what no count can be.
+    """
+    matrix = sparse.csr_matrix(values, copy=True)
+    matrix.sum_duplicates()
+    check_counts(matrix.data, where)
+    matrix = sparse.csr_matrix(matrix, dtype=np.float32)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
+
+
+def row_sums(matrix: sparse.csr_matrix) -> np.ndarray:
+    """All counts of each row, (n,), float64."""
+    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
 
 
 def check_counts(values: np.ndarray, where: str) -> None:
@@ -95,20 +112,29 @@ def with_library(counts: AnnData, library: np.ndarray) -> AnnData:
     return counts
 
 
-def _library(counts: AnnData, settings: CountsSettings, where: str) -> np.ndarray:
-    """All counts of each cell: of its genes in the file, or as `library_key` says; shape (n,)."""
-    in_file: np.ndarray = np.asarray(counts.X.sum(axis=1, dtype=np.float64)).ravel()
+def library_of(obs: pd.DataFrame, in_file: np.ndarray, settings: CountsSettings, where: str) -> np.ndarray:
+    """All counts of each cell, (n,): of its genes in the file, or as `library_key` says.
+
+    Args:
+        obs: of the file.
+        in_file: all counts of each cell in the file, (n,).
+        settings: `library_key`.
+        where: the file, for messages.
+
+    Raises:
+        UserError: no such column, or a library that is less than the counts in the file.
+    """
     key = settings.library_key
     if key is None:
         return in_file
-    if key not in counts.obs:
-        raise UserError(f"{where}: library_key: no obs column {key!r}; allowed: {listed(counts.obs.columns)}")
-    library: np.ndarray = pd.to_numeric(counts.obs[key], errors="coerce").to_numpy(dtype=np.float64)
+    if key not in obs:
+        raise UserError(f"{where}: library_key: no obs column {key!r}; allowed: {listed(obs.columns)}")
+    library: np.ndarray = pd.to_numeric(obs[key], errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(library) | (library < in_file))
     if len(wrong):
         cell = wrong[0]
         raise UserError(
-            f"{where}: library_key: {key!r} of cell {counts.obs_names[cell]!r} is {counts.obs[key].iloc[cell]}; "
+            f"{where}: library_key: {key!r} of cell {obs.index[cell]!r} is {obs[key].iloc[cell]}; "
             f"allowed: numbers that are at least the cell's counts in the file ({in_file[cell]:g})"
         )
     return library
@@ -137,7 +163,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], AnnData]]] = {
 }
 
 
-def _read(path: Path, settings: CountsSettings, log: RemovalLog) -> AnnData:
+def read_count_file(path: Path, settings: CountsSettings, log: RemovalLog) -> AnnData:
     """One file of counts, by its ending; a folder without a known ending is a 10x mtx folder."""
     for ending, (what, reader) in FORMATS.items():
         if path.name.lower().endswith(ending):

@@ -13,6 +13,7 @@ from nvae_bio import schema
 from nvae_bio.config import Settings
 from nvae_bio.data.batch import Covariates
 from nvae_bio.data.names import as_text
+from nvae_bio.data.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class CovariateSet(Settings):
         return len(first.levels) if first is not None and first.name == schema.BATCH else 0
 
     @classmethod
-    def of(cls, prepared: AnnData) -> CovariateSet:
+    def of(cls, prepared: AnnData | Store) -> CovariateSet:
         """Those of a prepared data set, as its training samples have them, labelled or not."""
         table = prepared.uns[schema.DATA].get(schema.COVARIATES)
         train = prepared.obs[prepared.obs[schema.SPLIT] == "train"]

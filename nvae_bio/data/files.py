@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anndata
 import h5py
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zarr
 from anndata import AnnData
-from anndata.io import write_elem
+from anndata.io import sparse_dataset, write_elem
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
 
 T = TypeVar("T")
 BLOCK, MARK = 512, b"nvae-bio sha256 "  # bytes before the HDF5 data, and what the checksum in them begins with
+ZARR_ROWS = 8192  # rows of a matrix copied at a time
+COMPRESSED = {"compression": "gzip", "compression_opts": 1}  # of the arrays of an .h5ad
 CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
 SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
 
@@ -40,28 +44,134 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:  # of the system, or of a library that tells it in words alone
-        reason = error.strerror or " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be written ({reason}); what was there is as it was") from error
+        raise _unwritten(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def write_anndata(adata: AnnData, path: Path) -> None:
-    """Write an .h5ad, atomically, with a checksum of all that is in it.
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
-    The checksum stands before the HDF5 data, in the block that the format leaves to its users and readers skip. The
-    file is made in memory, for HDF5 cannot say in a few words that a disk is full.
+    Raises:
+        UserError: it cannot be written: a full or read-only disk, say.
     """
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("part", "old"))
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or " ".join(str(error).split())[:200]
+    return UserError(f"{path}: cannot be written ({reason}); what was there is as it was")
+
+
+class Disk(io.FileIO):
+    """A file that HDF5 writes; it keeps the first error of the disk for later, for HDF5 may crash on a full one."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write all of it, or nothing more once there was an error."""
+        view, done = memoryview(content), 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def readinto(self, place: Any) -> int:
+        """Read back; what was never written is 0."""
+        n, size = super().readinto(place) or 0, len(memoryview(place))
+        if n < size and self.error is not None:
+            memoryview(place)[n:] = bytes(size - n)
+            return size
+        return n
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def new_h5ad(path: Path) -> Iterator[tuple[h5py.File, Disk]]:
+    """An .h5ad to be written, atomically, with a checksum of all that is in it; ask the disk now and then.
+
+    The checksum stands before the HDF5 data, in the block that the format leaves to its users and readers skip.
+
+    Raises:
+        UserError: it cannot be written: a full or read-only disk, say.
+    """
+    with atomic_path(path) as part:
+        with Disk(part, "w+") as disk:
+            with h5py.File(disk, "w", userblock_size=BLOCK) as file:
+                yield file, disk
+            disk.check()
+        checksum = _checksum(part)
+        with part.open("r+b") as block:
+            block.write((MARK + checksum).ljust(BLOCK, b"\0"))
+
+
+def write_anndata(adata: AnnData, path: Path) -> None:
+    """Write an .h5ad (`new_h5ad`)."""
     adata.strings_to_categoricals()
-    made = io.BytesIO()
-    with h5py.File(made, "w", userblock_size=BLOCK) as hdf5:
-        write_elem(hdf5, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
-    content = made.getbuffer()[BLOCK:]
-    checksum = hashlib.sha256(content).hexdigest().encode()
-    with atomic_path(path) as part, part.open("wb") as file:
-        file.write((MARK + checksum).ljust(BLOCK, b"\0"))
-        file.write(content)
+    with new_h5ad(path) as (file, _):
+        write_elem(file, "/", adata, dataset_kwargs=COMPRESSED)
+
+
+def write_around(adata: AnnData, group: Any) -> None:
+    """Write all of an AnnData without a matrix into an .h5ad or .zarr that has one, or will."""
+    adata.strings_to_categoricals()
+    mappings = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp", "layers", "uns")}
+    kwargs = COMPRESSED if isinstance(group, h5py.Group) else {}
+    for name, value in ({"obs": adata.obs, "var": adata.var} | mappings).items():
+        write_elem(group, name, value, dataset_kwargs=kwargs)
+    group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+
+
+def write_beside_matrix(adata: AnnData, source: Path, path: Path) -> None:
+    """Write an AnnData without a matrix, and the sparse matrix X of another .h5ad, which is not held in memory.
+
+    Args:
+        adata: all but the matrix.
+        source: .h5ad with it.
+        path: .h5ad or .zarr to write, atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path.suffix == ".zarr":
+        with atomic_folder(path) as part, h5py.File(source, "r") as file:
+            group, rows = zarr.open_group(part, mode="w", zarr_format=2), sparse_dataset(file["X"])
+            for start in range(0, adata.n_obs, ZARR_ROWS):
+                append_rows(rows[start : start + ZARR_ROWS], group)
+            write_around(adata, group)
+        return
+    with new_h5ad(path) as (new, disk), h5py.File(source, "r") as file:
+        file.copy("X", new)
+        disk.check()
+        write_around(adata, new)
+
+
+def append_rows(rows: Any, group: Any) -> None:
+    """Add CSR rows to the matrix X of an .h5ad or .zarr, which begins with the first."""
+    if "X" in group:
+        sparse_dataset(group["X"]).append(rows)
+        return
+    rows.indptr = rows.indptr.astype("int64")  # those to come may have more entries than int32 counts
+    write_elem(group, "X", rows, dataset_kwargs=COMPRESSED if isinstance(group, h5py.Group) else {})
 
 
 def check_whole(path: Path) -> None:
@@ -228,6 +338,8 @@ def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
 
 def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
     def reader(path: Path) -> AnnData:
+        if path.suffix == ".zarr" and backed is None:
+            return anndata.read_zarr(path)
         check_whole(path)
         return anndata.read_h5ad(path, backed=backed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,36 @@ def pick_matrix(adata: AnnData, key: str, where: str) -> tuple[Any, pd.DataFrame
     existing = ["X"] if adata.X is not None else []
     existing += ["raw"] if adata.raw is not None else []
     existing += [f"layers/{name}" for name in adata.layers]
-    if key not in existing:
-        raise UserError(f"{where}: matrix: no {key!r}; allowed: {listed(existing) or 'nothing, it holds no matrix'}")
+    check_exists(key, existing, where)
     if key == "X":
         values, var = adata.X, adata.var
     elif key == "raw":
         values, var = adata.raw.X, adata.raw.var
     else:
         values, var = adata.layers[key.removeprefix("layers/")], adata.var
+    check_numbers(values, key, where)
+    return values, var
+
+
+def check_exists(key: str, existing: Sequence[str], where: str) -> None:
+    """Refuse the name of a matrix that is not there.
+
+    Raises:
+        UserError: naming those that exist.
+    """
+    if key not in existing:
+        raise UserError(f"{where}: matrix: no {key!r}; allowed: {listed(existing) or 'nothing, it holds no matrix'}")
+
+
+def check_numbers(values: Any, key: str, where: str) -> None:
+    """Refuse a matrix, in memory or in a file, that has no numbers.
+
+    Raises:
+        UserError: of another type, or without samples or features.
+    """
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
         raise UserError(f"{where}: matrix {key!r} is of type {values.dtype}; allowed: numbers")
     if 0 in values.shape:
         raise UserError(
             f"{where}: matrix {key!r} has {values.shape[0]} samples × {values.shape[1]} features; allowed: above 0"
         )
-    return values, var

@@ -7,7 +7,8 @@ one byte a pixel. A batch is a gather of rows, never a loop over them, and is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +142,10 @@ class PackedMatrix:
             counts = Counts(step, self.ladder, self.log_factorial[index], listed)
         return x.view(*index.shape, self.n_features), counts
 
+    def reading(self, parts: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """That these rows will be asked for, part by part: of no use to data in memory."""
+        return nullcontext()
+
     def counts(self, index: Tensor) -> Counts | None:
         """What a count likelihood needs of the rows at `index`; None unless the data are counts."""
         return self.rows(index)[1]
@@ -207,15 +212,49 @@ def _no_rows(n: int) -> SparseRows:
     return SparseRows(torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0))
 
 
-@dataclass
-class _Survey:
-    """What must be known before counts are packed, from a first pass over them."""
+class Survey:
+    """What must be known of counts before they are packed, from a pass over them; same counts in parts, same result.
 
-    shape: tuple[int, int]
-    n_nonzero: int
-    n_listed: int
-    limit: int
-    largest: np.ndarray  # largest count of each feature that is not above the limit
+    Attributes:
+        n: rows.
+        frequency: how often each count from 0 to 255 is stored, and larger ones together, (257,).
+    """
+
+    def __init__(self) -> None:
+        self.n, self.frequency, self._seen = 0, np.zeros(BYTE + 2, np.int64), np.zeros((BYTE + 2, 0), bool)
+
+    def add(self, rows: scipy.sparse.csr_matrix) -> None:
+        """The next rows, no zeros stored."""
+        values = np.minimum(rows.data.astype(np.int64), BYTE + 1)
+        self.frequency += np.bincount(values, minlength=BYTE + 2)
+        if not self.n:
+            self._seen = np.zeros((BYTE + 2, rows.shape[1]), bool)
+        self._seen[values, rows.indices] = True
+        self.n += rows.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """Columns."""
+        return self._seen.shape[1]
+
+    @property
+    def n_nonzero(self) -> int:
+        """Counts above 0."""
+        return int(self.frequency.sum())
+
+    @property
+    def limit(self) -> int:
+        """The largest count that is packed; those above are few."""
+        above = self.frequency[::-1].cumsum()[::-1]  # above[k]: how many counts are k or more
+        allowed = np.flatnonzero(above[1:] <= LISTED_SHARE * self.frequency.sum())  # k such that few counts exceed it
+        return int(np.clip(allowed[0] if len(allowed) else BYTE, MIN_LIMIT, BYTE))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest count of each feature that is not above the limit, (features,), int64."""
+        seen = self._seen[: self.limit + 1] * np.arange(self.limit + 1)[:, None]
+        largest: np.ndarray = seen.max(0, initial=0)
+        return largest
 
 
 def _nonzero(part: scipy.sparse.csr_matrix | np.ndarray) -> scipy.sparse.csr_matrix:
@@ -224,22 +263,16 @@ def _nonzero(part: scipy.sparse.csr_matrix | np.ndarray) -> scipy.sparse.csr_mat
     return rows
 
 
-def _survey(chunks: Chunks) -> _Survey:
-    n, n_features, frequency, largest = 0, 0, np.zeros(BYTE + 2, np.int64), np.zeros(0, np.int64)
-    for part in chunks():
-        rows = _nonzero(part)
-        values = np.minimum(rows.data.astype(np.int64), BYTE + 1)
-        frequency += np.bincount(values, minlength=BYTE + 2)
-        if not n:
-            n_features = rows.shape[1]
-            largest = np.zeros((BYTE + 2, n_features), bool)
-        largest[values, rows.indices] = True
-        n += rows.shape[0]
-    above = frequency[::-1].cumsum()[::-1]  # above[k]: how many counts are k or more
-    allowed = np.flatnonzero(above[1:] <= LISTED_SHARE * frequency.sum())  # k such that few counts exceed it
-    limit = int(np.clip(allowed[0] if len(allowed) else BYTE, MIN_LIMIT, BYTE))
-    seen = largest[: limit + 1] * np.arange(limit + 1)[:, None]
-    return _Survey((n, n_features), int(frequency.sum()), int(above[limit + 1]), limit, seen.max(0, initial=0))
+def index_type(n_features: int) -> type[np.signedinteger]:
+    """Of the columns of compressed rows."""
+    return np.int16 if n_features <= np.iinfo(np.int16).max else np.int32
+
+
+def log_factorials(rows: scipy.sparse.csr_matrix) -> np.ndarray:
+    """Σ log x! of each row, (n,): the same bits whatever rows stand beside it."""
+    logs = gammaln(rows.data.astype(np.float64) + 1)
+    sums = scipy.sparse.csr_matrix((logs, rows.indices, rows.indptr), shape=rows.shape).sum(axis=1)
+    return np.asarray(sums).ravel()
 
 
 def _sparse_pays(dense_bytes: int, sparse_bytes: int) -> bool:
@@ -248,18 +281,20 @@ def _sparse_pays(dense_bytes: int, sparse_bytes: int) -> bool:
 
 
 def _pack_counts(chunks: Chunks) -> PackedMatrix:
-    survey = _survey(chunks)
-    n, n_features = survey.shape
-    index = np.int16 if n_features <= np.iinfo(np.int16).max else np.int32
+    survey = Survey()
+    for part in chunks():
+        survey.add(_nonzero(part))
+    n, n_features, n_listed = survey.n, survey.n_features, int(survey.frequency[survey.limit + 1 :].sum())
+    index = index_type(n_features)
     is_sparse = _sparse_pays(n * n_features, survey.n_nonzero * (1 + np.dtype(index).itemsize))
     dense = np.zeros((0 if is_sparse else n, n_features), np.uint8)
-    common = _RowsInMaking(n, survey.n_nonzero - survey.n_listed if is_sparse else 0, index, np.uint8)
-    listed = _RowsInMaking(n, survey.n_listed, np.int32, np.float32)
+    common = _RowsInMaking(n, survey.n_nonzero - n_listed if is_sparse else 0, index, np.uint8)
+    listed = _RowsInMaking(n, n_listed, np.int32, np.float32)
     log_factorial, done = np.zeros(n), 0
     for part in chunks():
         rows = _nonzero(part)
         here = slice(done, done + rows.shape[0])
-        log_factorial[here] = _row_sums(gammaln(rows.data.astype(np.float64) + 1), rows.indptr)
+        log_factorial[here] = log_factorials(rows)
         above = rows.data > survey.limit
         listed.add(rows, above)
         if is_sparse:
@@ -271,11 +306,6 @@ def _pack_counts(chunks: Chunks) -> PackedMatrix:
     stored = common.finished() if is_sparse else torch.from_numpy(dense)
     ladder = CountLadder.up_to(torch.from_numpy(survey.largest))
     return PackedMatrix(stored, 1, n_features, listed.finished(), ladder, torch.from_numpy(log_factorial))
-
-
-def _row_sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    sums = np.concatenate([[0.0], values.cumsum()])
-    return np.asarray(sums[start[1:]] - sums[start[:-1]])
 
 
 class _RowsInMaking:

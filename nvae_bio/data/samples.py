@@ -15,9 +15,35 @@ from nvae_bio import schema
 from nvae_bio.data.batch import Batch, Covariates
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.packed import PackedMatrix, pack
+from nvae_bio.data.store import Store, StoredMatrix
 from nvae_bio.errors import UserError
 
 UNLABELED = -1
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How an epoch is shuffled where samples lie in blocks on the disk, in random order already.
+
+    The blocks are put in random order, and the samples of each `n_blocks` blocks are shuffled together.
+
+    Attributes:
+        block_rows: samples of a block.
+        n_blocks: of a window, at most.
+    """
+
+    block_rows: int
+    n_blocks: int = 16
+
+    def order(self, rows: Tensor, *seeds: int) -> Tensor:
+        """`rows`, ascending, in the order of an epoch: a function of its seeds alone."""
+        random, own = np.random.default_rng(seeds), rows.numpy(force=True)
+        blocks = np.split(own, np.flatnonzero(np.diff(own // self.block_rows)) + 1)
+        turn, parts = random.permutation(len(blocks)), []
+        for start in range(0, len(turn), self.n_blocks):
+            window = np.concatenate([blocks[block] for block in turn[start : start + self.n_blocks]])
+            parts.append(random.permutation(window))
+        return torch.from_numpy(np.concatenate(parts)).to(rows.device)
 
 
 @dataclass(frozen=True)
@@ -25,16 +51,18 @@ class Samples:
     """A data set on one device.
 
     Attributes:
-        matrix: counts, pixels or features, packed.
+        matrix: counts, pixels or features, packed; or counts in a store.
         label: index of the class, (n,); -1 where unlabeled.
         library: all counts of each sample, or its size factor, (n,), float32; None unless the data are counts.
         covariates: of each sample, (n, …); None where the model has none.
+        windows: what an epoch is shuffled in; None where all samples are shuffled at once.
     """
 
-    matrix: PackedMatrix
+    matrix: PackedMatrix | StoredMatrix
     label: Tensor
     library: Tensor | None
     covariates: Covariates | None = None
+    windows: Windows | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -50,13 +78,15 @@ class Samples:
         """The same on `device`."""
         library = None if self.library is None else self.library.to(device)
         covariates = None if self.covariates is None else self.covariates.to(device)
-        return Samples(self.matrix.to(device), self.label.to(device), library, covariates)
+        return Samples(self.matrix.to(device), self.label.to(device), library, covariates, self.windows)
 
     def chunks(self, size: int, rows: Tensor | None = None) -> Iterator[Batch]:
         """All rows in order, or those named, `size` at a time."""
         rows = torch.arange(len(self), device=self.label.device) if rows is None else rows
-        for part in rows.split(size):
-            yield self.take(part)
+        parts = rows.split(size)
+        with self.matrix.reading(parts):
+            for part in parts:
+                yield self.take(part)
 
 
 def sizes_of(obs: pd.DataFrame, size: str) -> pd.Series:
@@ -72,7 +102,7 @@ def sizes_of(obs: pd.DataFrame, size: str) -> pd.Series:
 
 
 def to_samples(
-    prepared: AnnData,
+    prepared: AnnData | Store,
     classes: Sequence[str],
     covariates: CovariateSet | None = None,
     *,
@@ -81,7 +111,7 @@ def to_samples(
     """A prepared data set, packed; its matrix may lie in a file that is open.
 
     Args:
-        prepared: with `obs["label"]`, and `obs[size]` where the data are counts.
+        prepared: with `obs["label"]`, and `obs[size]` where the data are counts; or a store.
         classes: class names in the order of the model; a label that is none of them becomes -1.
         covariates: those that the model is told; None for none.
         size: `library` or `size_factor`, as the model's settings say.
@@ -94,10 +124,13 @@ def to_samples(
     if is_counts:
         library = torch.from_numpy(sizes_of(prepared.obs, size).to_numpy(np.float32).copy())
     told = covariates.read(prepared.obs) if covariates else None
-    return Samples(pack(prepared.X, is_counts=is_counts), torch.from_numpy(codes.astype(np.int64)), library, told)
+    label = torch.from_numpy(codes.astype(np.int64))
+    if isinstance(prepared, Store):
+        return Samples(prepared.matrix, label, library, told, Windows(prepared.matrix.block_rows))
+    return Samples(pack(prepared.X, is_counts=is_counts), label, library, told)
 
 
-def check_pixels(matrix: PackedMatrix, likelihood: str) -> None:
+def check_pixels(matrix: PackedMatrix | StoredMatrix, likelihood: str) -> None:
     """Refuse pixels that a likelihood has no probability for.
 
     Raises:

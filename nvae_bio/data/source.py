@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from anndata import AnnData
 
 from nvae_bio.config import CountsSettings, Dataset, ImagesSettings
@@ -12,6 +14,7 @@ from nvae_bio.data.images import images_from_anndata, read_images
 from nvae_bio.data.join import join_label_table
 from nvae_bio.data.pixels import fit_images, image_shape, pack_images
 from nvae_bio.data.removed import RemovalLog
+from nvae_bio.data.stream import CountSource, open_counts
 from nvae_bio.errors import UserError
 
 IN_MEMORY = "AnnData in memory"
@@ -51,6 +54,17 @@ def read_source(settings: Dataset, log: RemovalLog, adata: AnnData | None = None
     if settings.label_table is not None:
         join_label_table(source, settings, log)
     return source
+
+
+def open_source(settings: CountsSettings, log: RemovalLog, scratch: Path) -> CountSource:
+    """Counts whose matrix stays on the disk (`open_counts`); a built-in data set is held in memory.
+
+    Raises:
+        UserError: as `read_source`.
+    """
+    if settings.paths:
+        return open_counts(settings, log, scratch)
+    return CountSource.of(read_source(settings, log))
 
 
 def _from_anndata(settings: Dataset, adata: AnnData) -> AnnData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,28 @@ class Encoded:
     gain: Tensor
     block_gain: Tensor
 
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: Tensor) -> Encoded:
+        """Of some samples."""
+        shared, private = (DiagonalGaussian(one.mean[rows], one.log_std[rows]) for one in (self.shared, self.private))
+        rest = (self.class_probability, self.label, self.elbo, self.gain, self.block_gain)
+        return Encoded(shared, private, *(column[rows] for column in rest))
+
+
+Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+
+def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room for a column of `Encoded`."""
+    return torch.empty(shape, dtype=dtype)
+
 
 @torch.no_grad()
-def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: float = 1.0) -> Encoded:
+def encode(
+    model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: float = 1.0, room: Room = in_memory
+) -> Encoded:
     """Posterior, class and bound of every sample, with its own covariates.
 
     Args:
@@ -49,11 +69,13 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: 
         n_draws: draws of z a sample, over which the bound is averaged, and the gains over the first `GAIN_DRAWS`.
         seed: of the draws.
         temperature: T of q(y|x).
+        room: makes the tensors that are filled.
     """
     device = next(model.parameters()).device
     generator = make_generator(device, seed)
     masks = _kept_dims(model.n_private, device)
-    parts: list[tuple[Tensor, ...]] = []
+    columns: list[Tensor] = []
+    done = 0
     for chunk in samples.chunks(CHUNK):
         batch = chunk.to(device)
         posterior, class_log_prob = model.infer(batch)
@@ -78,8 +100,11 @@ def encode(model: NVAE, samples: Samples, n_draws: int, seed: int, temperature: 
         gain, block_gain = lost[: model.n_private].T / n_gains - kl, lost[-1:].sum(0) / n_gains - kl.sum(-1)
         shared, private = posterior.shared, posterior.private
         of_posterior = (shared.mean, shared.log_std, private.mean, private.log_std)
-        parts.append((*of_posterior, probability, label, elbo, gain, block_gain))
-    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+        parts = (*of_posterior, probability, label, elbo, gain, block_gain)
+        columns = columns or [room((len(samples), *part.shape[1:]), part.dtype) for part in parts]
+        for column, part in zip(columns, parts, strict=True):
+            column[done : done + batch.n] = part.cpu()
+        done += batch.n
     return Encoded(DiagonalGaussian(*columns[:2]), DiagonalGaussian(*columns[2:4]), *columns[4:])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from anndata import AnnData
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
-from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.data.files import open_prepared, read_prepared, write_anndata, write_beside_matrix
+from nvae_bio.data.store import ROW, Store, open_store
 from nvae_bio.embed.effects import DecodedEffects, decoded_effects
-from nvae_bio.embed.encode import Encoded, encode, shared_gain
+from nvae_bio.embed.encode import Encoded, Room, encode, in_memory, shared_gain
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import Posterior
 from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 
+ROWS = 65_536  # samples whose tables are made at a time
 MIN_NEIGHBORS = 15  # of a UMAP; a class with fewer samples gets none
 
 
@@ -51,38 +54,89 @@ def embed_data(
         UserError: the data are of another kind or have other features than the model, lack a covariate, or have values
             that it cannot score.
     """
-    settings, seed = settings or EmbeddingSettings(), trained.card.seed if seed is None else seed
-    trained.check_data(prepared)
-    training = trained.card.settings.training
-    samples = trained.card.samples_of(prepared)
-    with reproducible(training.threads):
-        device = pick_device(training.device)
-        encoded = encode(trained.network.to(device), samples, settings.n_draws, seed, trained.card.temperature)
-        rows = _labelled_held_out(prepared, trained)
-        gain = shared_gain(trained.network, samples, rows, settings.n_draws, seed)
-        trained.network.cpu()
-        effects = decoded_effects(trained.network, samples, encoded, settings.n_effect_samples, seed)
     adata = prepared.copy()
-    _write_posterior(adata, encoded, trained)
-    if trained.network.n_shared:
-        adata.obsm[schema.GAIN_SHARED] = np.full((adata.n_obs, trained.network.n_shared), np.nan, np.float32)
-        adata.obsm[schema.GAIN_SHARED][rows.numpy()] = gain.numpy()
-    _write_effects(adata, effects, trained)
-    adata.uns[schema.MODEL] = _provenance(trained, seed)
-    if settings.umap:
-        _write_umaps(adata, encoded, settings.umap_max_samples, seed)
+    _embed_into(adata, prepared, trained, settings or EmbeddingSettings(), seed)
     return adata
 
 
-def _labelled_held_out(prepared: AnnData, trained: TrainedModel) -> torch.Tensor:
+def _embed_into(
+    adata: AnnData,
+    data: AnnData | Store,
+    trained: TrainedModel,
+    settings: EmbeddingSettings,
+    seed: int | None,
+    place: torch.Tensor | None = None,
+    room: Room = in_memory,
+) -> None:
+    """Add both embeddings, and all that the factor report needs, to an AnnData.
+
+    Args:
+        adata: is changed.
+        data: of the same samples, what they are read from.
+        trained: the model.
+        settings: draws, effects, layout.
+        seed: of draws and layout; the model's own if None.
+        place: where each sample of `adata` is in `data`, (n,); None for the same order.
+        room: makes the tensors that hold a row a sample.
+
+    Raises:
+        UserError: as `embed_data`.
+    """
+    seed = trained.card.seed if seed is None else seed
+    trained.check_data(data)
+    training, network = trained.card.settings.training, trained.network
+    samples = trained.card.samples_of(data)
+    with reproducible(training.threads):
+        device = pick_device(training.device)
+        encoded = encode(network.to(device), samples, settings.n_draws, seed, trained.card.temperature, room)
+        rows = _labelled_held_out(data, trained)
+        gain = shared_gain(network, samples, rows, settings.n_draws, seed)
+        network.cpu()
+        effects = decoded_effects(network, samples, encoded, settings.n_effect_samples, seed)
+    place = torch.arange(len(encoded)) if place is None else place
+    _write_posterior(adata, encoded, place, trained, room)
+    if network.n_shared:
+        of_all = torch.full((len(encoded), network.n_shared), torch.nan)
+        of_all[rows] = gain
+        adata.obsm[schema.GAIN_SHARED] = of_all[place].numpy()
+    _write_effects(adata, effects, trained)
+    adata.uns[schema.MODEL] = _provenance(trained, seed)
+    if settings.umap:
+        _write_umaps(adata, encoded, place, settings.umap_max_samples, seed)
+
+
+def _labelled_held_out(prepared: AnnData | Store, trained: TrainedModel) -> torch.Tensor:
     """Places of the samples by which factors are judged: those with a class of the model that do not train."""
     is_known = prepared.obs[schema.LABEL].astype(str).isin(trained.card.classes)
     held_out = prepared.obs[schema.SPLIT] != "train" if schema.SPLIT in prepared.obs else ~is_known | is_known
     return torch.from_numpy(np.flatnonzero(is_known & held_out))
 
 
-def _write_posterior(adata: AnnData, encoded: Encoded, trained: TrainedModel) -> None:
-    network, classes = trained.network, np.array(trained.card.classes)
+def _write_posterior(adata: AnnData, encoded: Encoded, place: torch.Tensor, trained: TrainedModel, room: Room) -> None:
+    """The posterior of each sample, some samples at a time."""
+    tables: dict[str, torch.Tensor] = {}
+    columns: dict[str, list[np.ndarray]] = {}
+    done = 0
+    for rows in place.split(ROWS):
+        of_rows, of_obs = _posterior_of(encoded.take(rows), trained)
+        for key, table in of_rows.items():
+            if key not in tables:
+                tables[key] = room((len(place), *table.shape[1:]), table.dtype)
+            tables[key][done : done + len(rows)] = table
+        for key, column in of_obs.items():
+            columns.setdefault(key, []).append(column.numpy())
+        done += len(rows)
+    for key, table in tables.items():
+        adata.obsm[key] = table.numpy()
+    classes, found = trained.card.classes, {key: np.concatenate(parts) for key, parts in columns.items()}
+    for key, values in found.items():
+        is_class = key == schema.PREDICTED
+        adata.obs[key] = pd.Categorical(np.array(classes)[values], categories=classes) if is_class else values
+
+
+def _posterior_of(encoded: Encoded, trained: TrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Tables and columns of some samples, by their keys in obsm and obs; tables without a column are left out."""
+    network = trained.network
     block = network.block(encoded.label)
     own = Posterior(encoded.shared, encoded.private).own(block)
     mask = F.one_hot(block, network.n_blocks)[:, :, None]
@@ -98,15 +152,11 @@ def _write_posterior(adata: AnnData, encoded: Encoded, trained: TrainedModel) ->
         schema.KL_PRIVATE: encoded.private.kl().flatten(1),
         schema.GAIN: encoded.gain,
     }
-    for key, table in tables.items():
-        if table.shape[1] > 0:
-            adata.obsm[key] = table.numpy()
     confidence, predicted = encoded.class_probability.max(1)
-    adata.obs[schema.PREDICTED] = pd.Categorical(classes[predicted.numpy()], categories=list(classes))
-    adata.obs[schema.CONFIDENCE] = confidence.numpy()
-    adata.obs[schema.ELBO] = encoded.elbo.numpy()
+    columns = {schema.PREDICTED: predicted, schema.CONFIDENCE: confidence, schema.ELBO: encoded.elbo}
     if network.n_private:
-        adata.obs[schema.GAIN] = encoded.block_gain.numpy()
+        columns[schema.GAIN] = encoded.block_gain
+    return {key: table for key, table in tables.items() if table.shape[1] > 0}, columns
 
 
 def _write_effects(adata: AnnData, effects: DecodedEffects, trained: TrainedModel) -> None:
@@ -157,7 +207,7 @@ def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(adata.obsm["X_umap"])
 
 
-def _write_umaps(adata: AnnData, encoded: Encoded, max_samples: int, seed: int) -> None:
+def _write_umaps(adata: AnnData, encoded: Encoded, place: torch.Tensor, max_samples: int, seed: int) -> None:
     """X_umap of the shared embedding; of the specific one, class by class, where it has more than two dims.
 
     Samples beyond `max_samples`, drawn at random, and those of classes too small for a layout have NaN.
@@ -167,7 +217,8 @@ def _write_umaps(adata: AnnData, encoded: Encoded, max_samples: int, seed: int) 
     if schema.SHARED in adata.obsm:
         adata.obsm[schema.UMAP] = _layout(adata.obsm[schema.SHARED], [drawn], seed)
     if schema.SPECIFIC in adata.obsm and adata.obsm[schema.SPECIFIC].shape[1] > 2:
-        groups = [drawn & (encoded.label == index).numpy() for index in encoded.label.unique().tolist()]
+        label = encoded.label[place]
+        groups = [drawn & (label == index).numpy() for index in label.unique().tolist()]
         adata.obsm[schema.SPECIFIC_UMAP] = _layout(adata.obsm[schema.SPECIFIC], groups, seed)
 
 
@@ -180,9 +231,52 @@ def _layout(embedding: np.ndarray, groups: list[np.ndarray], seed: int) -> np.nd
     return layout
 
 
-def embed(data: Path, weights: Path, card: Path, output: Path, settings: EmbeddingSettings) -> None:
-    """Read a prepared file and a model, embed, and write an .h5ad."""
-    prepared, trained = read_prepared(data), load_model(weights, card)
-    embedded = embed_data(prepared, trained, settings)
-    write_anndata(embedded, output)
+def embed(
+    data: Path, weights: Path, card: Path, output: Path, settings: EmbeddingSettings, store: Path | None = None
+) -> None:
+    """Read a prepared file and a model, embed, and write an .h5ad.
+
+    Args:
+        data: prepared file.
+        weights: of the model.
+        card: of the model.
+        output: .h5ad to write; or, with a store, .zarr as well.
+        settings: draws, effects, layout.
+        store: the packed store of the same data; samples are then read, and written, some thousand at a time.
+
+    Raises:
+        UserError: as `embed_data`; or the store is of other data.
+    """
+    trained = load_model(weights, card)
+    if store is None:
+        embedded = embed_data(read_prepared(data), trained, settings)
+        write_anndata(embedded, output)
+    else:
+        embedded = _embed_store(data, store, trained, output, settings)
     logger.info("%d samples embedded; mean ELBO %.2f nats", embedded.n_obs, embedded.obs[schema.ELBO].mean())
+
+
+def _embed_store(data: Path, store: Path, trained: TrainedModel, output: Path, settings: EmbeddingSettings) -> AnnData:
+    """Embed from a store, and write all but the matrix from room on the disk, and the matrix as it is in the file."""
+    with open_prepared(data) as prepared:
+        adata = AnnData(obs=prepared.obs.copy(), var=prepared.var.copy(), uns=dict(prepared.uns))
+    packed = open_store(store, str(adata.uns[schema.DATA]["fingerprint"]))
+    place = torch.from_numpy(np.argsort(packed.obs[ROW].to_numpy()))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        _embed_into(adata, packed, trained, settings, None, place, _room_in(Path(scratch)))
+        write_beside_matrix(adata, data, output)
+    return AnnData(obs=adata.obs)
+
+
+def _room_in(folder: Path) -> Room:
+    """Makes tensors that lie in files of a folder."""
+
+    def room(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if 0 in shape:
+            return torch.empty(shape, dtype=dtype)
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        name = folder / str(len(list(folder.iterdir())))
+        return torch.from_numpy(np.memmap(name, kind, "w+", shape=shape))
+
+    return room

@@ -78,15 +78,31 @@ def same_values(one: pd.Series, other: pd.Series) -> bool:
 
 def fingerprint(adata: AnnData, covariates: Sequence[str] = ()) -> str:
     """sha256 over the values, the names, and the label, split, library, size factor and covariates of each sample."""
-    digest = hashlib.sha256()
-    arrays = [adata.X.data, adata.X.indices, adata.X.indptr] if sparse.issparse(adata.X) else [adata.X]
-    for array in arrays:
-        kind = np.int64 if array.dtype.kind == "i" else np.float32
-        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-    columns = [as_text(adata.obs[key]).fillna("") for key in (schema.LABEL, schema.SPLIT, *covariates)]
-    for values in (adata.obs_names, adata.var_names, *columns):
-        digest.update("\0".join(values.astype(str)).encode() + b"\1")
-    for key in (schema.LIBRARY, schema.SIZE_FACTOR):
-        if key in adata.obs:
-            digest.update(adata.obs[key].to_numpy(dtype=np.float64).tobytes())
-    return digest.hexdigest()
+    values = Fingerprint()
+    values.add(adata.X)
+    return values.of(adata.obs, adata.var_names, covariates)
+
+
+class Fingerprint:
+    """That of a data set whose rows come some at a time; how many at a time makes no difference."""
+
+    def __init__(self) -> None:
+        self._parts = [hashlib.sha256() for _ in range(3)]  # of values, of their columns, of the lengths of rows
+
+    def add(self, rows: sparse.csr_matrix | np.ndarray) -> None:
+        """The next rows, (n, features)."""
+        arrays = [rows] if isinstance(rows, np.ndarray) else [rows.data, rows.indices, np.diff(rows.indptr)]
+        for part, array in zip(self._parts, arrays, strict=False):
+            kind = np.int64 if array.dtype.kind == "i" else np.float32
+            part.update(np.ascontiguousarray(array, dtype=kind).data)
+
+    def of(self, obs: pd.DataFrame, var_names: pd.Index, covariates: Sequence[str] = ()) -> str:
+        """sha256 over all rows so far, and what is known of samples and features (`fingerprint`)."""
+        digest = hashlib.sha256(b"".join(part.digest() for part in self._parts))
+        columns = [pd.Index(as_text(obs[key]).fillna("")) for key in (schema.LABEL, schema.SPLIT, *covariates)]
+        for values in (obs.index, var_names, *columns):
+            digest.update("\0".join(values.astype(str)).encode() + b"\1")
+        for key in (schema.LIBRARY, schema.SIZE_FACTOR):
+            if key in obs:
+                digest.update(obs[key].to_numpy(dtype=np.float64).tobytes())
+        return digest.hexdigest()

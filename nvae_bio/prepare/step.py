@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,17 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings
-from nvae_bio.data.counts import LIBRARY_COLUMN
-from nvae_bio.data.files import write_anndata
+from nvae_bio.data.files import new_h5ad, write_anndata, write_around
 from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.pixels import image_shape
 from nvae_bio.data.removed import RemovalLog
-from nvae_bio.data.source import read_source, source_names
+from nvae_bio.data.source import open_source, read_source, source_names
+from nvae_bio.data.stream import CountRows, CountSource, stored_rows
 from nvae_bio.errors import UserError
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
+from nvae_bio.prepare.packing import BLOCK_ROWS, write_counts, write_store
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
 from nvae_bio.prepare.scaling import scale_features, scale_size_factors
 from nvae_bio.prepare.split import TRAIN, held_out_samples, random_keys, split_samples
@@ -31,17 +34,21 @@ logger = logging.getLogger(__name__)
 N_QC_CELLS = 20_000  # cells of the QC table, at most
 
 
-def prepare(settings: Dataset, output: Path) -> None:
+def prepare(settings: Dataset, output: Path, store: Path | None = None) -> None:
     """Read a data set, prepare it and write it as .h5ad, whole or not at all.
 
     Args:
         settings: the data set, with `builtin` or `paths`.
         output: the prepared file.
+        store: a folder to pack the counts into besides; they are then read some cells at a time, and never held whole.
 
     Raises:
         UserError: as `prepare_data`.
     """
-    write_anndata(prepare_data(settings), Path(output))
+    if store is None:
+        write_anndata(prepare_data(settings), Path(output))
+    else:
+        prepare_store(settings, Path(output), Path(store))
 
 
 def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
@@ -65,42 +72,143 @@ def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
         UserError: one line naming the file, the key, the value and what is allowed.
     """
     log = RemovalLog()
-    names = source_names(settings, adata is not None)
-    where = listed(names, limit=3)
     source = read_source(settings, log, adata)
-    known = _known_columns(source.obs, settings, where, from_files=adata is None and settings.makes_batches)
-    record: dict[str, Any] = {"kind": settings.kind, "source": names}
+    names = source_names(settings, adata is not None)
     if isinstance(settings, CountsSettings):
-        source, known, record["qc"] = _quality_control(source, known, settings, log, where)
-    known[schema.LABEL], keep = settle_rare(known[schema.LABEL], settings, log, where)
-    source, known = source[keep], known[keep]
-    keys = random_keys(source.obs_names, np.random.default_rng([settings.split.seed, 1]))
-    keep = sample_part(known[schema.LABEL], settings, keys, log, where)
-    source, known = source[keep].copy(), known[keep].copy()
-    prepared, covariates = _split_and_select(source, known, settings, log, where)
-    if settings.kind == "images":
-        record["image_shape"] = list(image_shape(prepared.var))
-    if len(covariates):
-        record[schema.COVARIATES] = covariates
-    record |= {
-        "fingerprint": fingerprint(prepared, list(covariates["column"])),
-        "settings": settings.model_dump_json(),
-        "classes": list(prepared.obs[schema.LABEL].cat.categories),
-        "removed": log.table(),
-    }
-    prepared.uns[schema.DATA] = record
+        counts = CountSource.of(source)
+        samples = choose_samples(counts.obs, settings, log, names, counts, from_files=adata is None)
+        genes = genes_of(counts, samples, settings, log)
+        chosen = AnnData(source.X[samples.rows][:, genes], obs=samples.obs, var=counts.var[genes])
+        chosen.X.sort_indices()
+    else:
+        samples = choose_samples(source.obs, settings, log, names, from_files=adata is None)
+        chosen = AnnData(source.X[samples.rows], obs=samples.obs, var=source.var)
+        if isinstance(settings, FeaturesSettings):
+            chosen = scale_features(chosen, samples.train, settings, log, samples.where)
+        else:
+            samples.record["image_shape"] = list(image_shape(chosen.var))
+    prepared = AnnData(chosen.X, obs=chosen.obs, var=writable(chosen.var))
+    prepared.uns[schema.DATA] = samples.full_record(fingerprint(prepared, samples.covariate_names), settings, log)
     return prepared
 
 
+def prepare_store(settings: Dataset, output: Path, store: Path, block_rows: int | None = None) -> None:
+    """As `prepare`, with counts that are read some thousand cells at a time: the same file, and a packed store of it.
+
+    Args:
+        settings: of a data set of counts.
+        output: the prepared file.
+        store: folder of the store.
+        block_rows: cells of a block of the store; None for the usual number.
+
+    Raises:
+        UserError: as `prepare_data`, or the data are no counts.
+    """
+    if not isinstance(settings, CountsSettings):
+        raise UserError(f"kind: {settings.kind!r} cannot be packed into a store; allowed: counts")
+    log, names = RemovalLog(), source_names(settings, in_memory=False)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.parent, prefix=f".{store.name}.") as scratch:
+        counts = open_source(settings, log, Path(scratch))
+        samples = choose_samples(counts.obs, settings, log, names, counts, from_files=True)
+        genes = genes_of(counts, samples, settings, log)
+        with new_h5ad(output) as (file, disk):
+            written = write_counts(CountRows(counts.cells.read, samples.rows), genes, file, disk)
+            prepared = AnnData(obs=samples.obs, var=writable(counts.var[genes]))
+            of_content = written.fingerprint.of(prepared.obs, prepared.var_names, samples.covariate_names)
+            prepared.uns[schema.DATA] = samples.full_record(of_content, settings, log)
+            write_around(prepared, file)
+    rows = CountRows(lambda: stored_rows(output, "X"))
+    write_store(store, rows, prepared, written.survey, settings.split.seed, block_rows or BLOCK_ROWS)
+
+
+@dataclass(frozen=True)
+class ChosenSamples:
+    """The samples of a data set that are kept, before anything is said of its features.
+
+    Attributes:
+        where: the source, for messages.
+        rows: which samples of the source, (n,) booleans.
+        obs: of the prepared file.
+        train: which of the kept samples train, (kept,) booleans.
+        covariate_names: columns of obs that a model may be told.
+        record: `uns["nvae_data"]` so far.
+    """
+
+    where: str
+    rows: np.ndarray
+    obs: pd.DataFrame
+    train: np.ndarray
+    covariate_names: list[str]
+    record: dict[str, Any]
+
+    def full_record(self, of_content: str, settings: Dataset, log: RemovalLog) -> dict[str, Any]:
+        """`uns["nvae_data"]`, once the fingerprint is known and the log is whole."""
+        return self.record | {
+            "fingerprint": of_content,
+            "settings": settings.model_dump_json(),
+            "classes": list(self.obs[schema.LABEL].cat.categories),
+            "removed": log.table(),
+        }
+
+
+def choose_samples(
+    own_obs: pd.DataFrame,
+    settings: Dataset,
+    log: RemovalLog,
+    names: list[str],
+    counts: CountSource | None = None,
+    *,
+    from_files: bool,
+) -> ChosenSamples:
+    """Which samples are kept, what is known of them, and how they are split.
+
+    Args:
+        own_obs: of the source.
+        settings: of the data set.
+        log: takes a row a filter.
+        names: where the samples come from.
+        counts: the cells, gone through once, if the data are counts.
+        from_files: whether the source is read from files: their names can be batches.
+
+    Raises:
+        UserError: as `prepare_data`.
+    """
+    where = listed(names, limit=3)
+    known = _known_columns(own_obs, settings, where, from_files=from_files and settings.makes_batches)
+    record: dict[str, Any] = {"kind": settings.kind, "source": names}
+    rows = np.ones(len(known), dtype=bool)
+    if counts is not None:
+        assert isinstance(settings, CountsSettings)
+        known, rows, record["qc"] = _quality_control(counts, known, settings, log, where)
+    known[schema.LABEL], keep = settle_rare(known[schema.LABEL], settings, log, where)
+    rows, known = _narrow(rows, keep), known[keep]
+    keys = random_keys(known.index, np.random.default_rng([settings.split.seed, 1]))
+    keep = sample_part(known[schema.LABEL], settings, keys, log, where)
+    rows, known = _narrow(rows, keep), known[keep].copy()
+    return _split(known, own_obs[rows], rows, settings, record, where)
+
+
+def _narrow(rows: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Of the samples that were kept so far, (n,) booleans, those that still are."""
+    left = rows.copy()
+    left[rows] = keep
+    return left
+
+
+def genes_of(counts: CountSource, samples: ChosenSamples, settings: CountsSettings, log: RemovalLog) -> np.ndarray:
+    """The genes of the model, chosen on the cells that train, (genes,) booleans."""
+    cells = CountRows(counts.cells.read, _narrow(samples.rows, samples.train))
+    batch = as_text(samples.obs[schema.BATCH])[samples.train] if schema.BATCH in samples.obs else None
+    return choose_genes(cells, counts.var.index, batch, settings, log, samples.where)
+
+
 def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_files: bool) -> pd.DataFrame:
-    """The columns that the settings name, under our names: label (text, None where unlabeled), library, batch, …
+    """The columns that the settings name, under our names: label (text, None where unlabeled), batch, donor, …
 
     `from_files`: obs has a column `batch` made from the names of files, which is the batch where no other key is named.
     """
-    library, obs = obs.get(LIBRARY_COLUMN), obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
     known = pd.DataFrame({schema.LABEL: read_labels(obs, settings, where)}, index=obs.index)
-    if library is not None:
-        known[schema.LIBRARY] = library
     batch_key = schema.BATCH if settings.batch_key is None and from_files else settings.batch_key
     keys = {"batch_key": batch_key, "donor_key": settings.donor_key, "condition_key": settings.condition_key}
     for (setting, key), name in zip(keys.items(), (schema.BATCH, schema.DONOR, schema.CONDITION), strict=True):
@@ -121,10 +229,11 @@ def _check_column(obs: pd.DataFrame, key: str, setting: str, where: str) -> None
 
 
 def _quality_control(
-    source: AnnData, known: pd.DataFrame, settings: CountsSettings, log: RemovalLog, where: str
-) -> tuple[AnnData, pd.DataFrame, pd.DataFrame]:
-    """Cells that pass, their columns with `n_genes` and `mito_share`, and the QC table of cells before."""
-    quality = cell_quality(source, settings.qc, where)
+    counts: CountSource, known: pd.DataFrame, settings: CountsSettings, log: RemovalLog, where: str
+) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+    """Columns of the cells that pass, with `library`, `n_genes`, `mito_share`; which pass; and the QC table of all."""
+    quality = cell_quality(counts.cells, known.index, counts.var.index, settings.qc, where)
+    known.insert(1, schema.LIBRARY, counts.library())
     keep = good_cells(quality, settings.qc, log, where)
     table = quality.assign(**{KEPT: keep})
     if len(table) > N_QC_CELLS:
@@ -133,7 +242,7 @@ def _quality_control(
     known[N_GENES] = quality[N_GENES]
     if quality[MITO_SHARE].notna().any():
         known[MITO_SHARE] = quality[MITO_SHARE]
-    return source[keep], known[keep].copy(), table
+    return known[keep].copy(), keep, table
 
 
 def _warn_of_gaps(known: pd.DataFrame, where: str) -> None:
@@ -152,17 +261,17 @@ def _warn_of_gaps(known: pd.DataFrame, where: str) -> None:
         )  # fmt: skip
 
 
-def _split_and_select(
-    source: AnnData, known: pd.DataFrame, settings: Dataset, log: RemovalLog, where: str
-) -> tuple[AnnData, pd.DataFrame]:
-    """Split the samples, choose or scale features on the training ones, and put the prepared AnnData together.
-
-    Returns:
-        The samples, and the table of their covariates.
-    """
-    own = None if settings.split.key is None else source.obs[settings.split.key]
+def _split(
+    known: pd.DataFrame,
+    own_obs: pd.DataFrame,
+    rows: np.ndarray,
+    settings: Dataset,
+    record: dict[str, Any],
+    where: str,
+) -> ChosenSamples:
+    """Split the kept samples, and put their obs together."""
+    own = None if settings.split.key is None else own_obs[settings.split.key]
     donor = known.get(schema.DONOR)
-    own_obs = source.obs.drop(columns=LIBRARY_COLUMN, errors="ignore")
     held_out = held_out_samples(own_obs, settings.hold_out, where)
     known[schema.SPLIT], fold = split_samples(known[schema.LABEL], donor, own, settings.split, where, held_out)
     if fold is not None:
@@ -170,13 +279,11 @@ def _split_and_select(
     _warn_of_gaps(known, where)
     train = (known[schema.SPLIT] == TRAIN).to_numpy()
     if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
-        given = source.obs[settings.size_factor_key]
+        given = own_obs[settings.size_factor_key]
         known[schema.SIZE_FACTOR] = scale_size_factors(given, known[schema.LIBRARY], train, where)
     covariates = read_covariates(own_obs, known, train, settings, where)
+    table = covariate_table(covariates)
+    if len(table):
+        record[schema.COVARIATES] = table
     obs = make_obs(known.assign(**{str(name): covariates[name] for name in covariates}), own_obs)
-    chosen = AnnData(source.X, obs=obs, var=source.var)
-    if isinstance(settings, CountsSettings):
-        chosen = choose_genes(chosen, train, settings, log, where)
-    elif isinstance(settings, FeaturesSettings):
-        chosen = scale_features(chosen, train, settings, log, where)
-    return AnnData(chosen.X, obs=chosen.obs, var=writable(chosen.var)), covariate_table(covariates)
+    return ChosenSamples(where, rows, obs, train, list(table["column"]), record)

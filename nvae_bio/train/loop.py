@@ -53,10 +53,12 @@ def evaluate(
     draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
     total, size = torch.zeros(N_TERMS, n_models, device=device), max(CHUNK // n_models, 1)
     with matmul_precision("highest"):
-        for part, noise in zip(ranks.part(rows).split(size), ranks.part(draws, 0).split(size), strict=True):
-            if isinstance(model, Stack):
-                part, noise = part.expand(n_models, -1), noise.expand(n_models, -1, -1)
-            total += _sums(elbo_terms(model, samples.take(part).to(device), noise), settings)
+        parts = ranks.part(rows).split(size)
+        with samples.matrix.reading(parts):
+            for part, noise in zip(parts, ranks.part(draws, 0).split(size), strict=True):
+                if isinstance(model, Stack):
+                    part, noise = part.expand(n_models, -1), noise.expand(n_models, -1, -1)
+                total += _sums(elbo_terms(model, samples.take(part).to(device), noise), settings)
     ranks.add_up([total])
     return _averages(total, len(rows))
 
@@ -171,22 +173,24 @@ def _steps(
     """What is left of an epoch, step by step, each noted in the state; nothing in it waits for the device."""
     training, stack, optimizer = settings.training, state.stack, state.optimizer
     steps = rows.steps(state.active, state.epoch, settings)
+    left = steps[state.step :]
     state.begin_epoch()
-    for parts in steps[state.step :]:
-        labelled, others = parts if isinstance(stack, Stack) else (part[0] for part in parts)
-        noise = _draws(state, labelled.shape[-1] + others.shape[-1], settings.model.n_latent)
-        done, n_steps = state.epoch * len(steps) + state.step, training.epochs * len(steps)
-        state.kl_weight = kl_weight(done, n_steps, training.warmup_share)
-        gain, sums = _step(state, samples, rows, settings, ranks, (labelled, others, noise))
-        optimizer.zero_grad()
-        (-gain).sum().backward()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(done, n_steps, training)
-        ranks.add_up([*(one.grad for one in stack.parameters() if one.grad is not None), sums])
-        optimizer.step()
-        state.sums.add_(sums)
-        state.step += 1
-        yield
+    with samples.matrix.reading(torch.cat([ranks.part(kind) for kind in parts], dim=-1) for parts in left):
+        for parts in left:
+            labelled, others = parts if isinstance(stack, Stack) else (part[0] for part in parts)
+            noise = _draws(state, labelled.shape[-1] + others.shape[-1], settings.model.n_latent)
+            done, n_steps = state.epoch * len(steps) + state.step, training.epochs * len(steps)
+            state.kl_weight = kl_weight(done, n_steps, training.warmup_share)
+            gain, sums = _step(state, samples, rows, settings, ranks, (labelled, others, noise))
+            optimizer.zero_grad()
+            (-gain).sum().backward()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(done, n_steps, training)
+            ranks.add_up([*(one.grad for one in stack.parameters() if one.grad is not None), sums])
+            optimizer.step()
+            state.sums.add_(sums)
+            state.step += 1
+            yield
 
 
 def _step(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nvae_bio.config import FitSettings
-from nvae_bio.data.samples import Samples, balanced_order, epoch_order, even_parts
+from nvae_bio.data.samples import Samples, Windows, balanced_order, epoch_order, even_parts
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class TrainingRows:
         label: their classes, (n_labelled,).
         unlabelled: rows of those without, (n_unlabelled,).
         class_size: labelled samples of each class, (C,), on the device of the model.
+        windows: what an epoch is shuffled in; None where all samples are shuffled at once.
     """
 
     labelled: Tensor
     label: Tensor
     unlabelled: Tensor
     class_size: Tensor
+    windows: Windows | None = None
 
     @classmethod
     def of(
@@ -36,7 +38,7 @@ class TrainingRows:
         """Of a data set; without unlabelled rows if None."""
         label = samples.label[labelled]
         size = torch.bincount(label.cpu(), minlength=n_classes).to(device)
-        return cls(labelled, label, labelled[:0] if unlabelled is None else unlabelled, size)
+        return cls(labelled, label, labelled[:0] if unlabelled is None else unlabelled, size, samples.windows)
 
     def class_log_prior(self, settings: FitSettings) -> Tensor:
         """log p(y) of the bound on log p(x), (C,), nats.
@@ -62,16 +64,19 @@ class TrainingRows:
         """
         batch_size, balanced = settings.training.batch_size, settings.training.class_balance == "balanced"
         assert batch_size is not None
-        orders = (
-            balanced_order(self.label.numpy(force=True), seed, epoch)
-            if balanced
-            else epoch_order(len(self.labelled), seed, epoch)
-            for seed in seeds
-        )
-        labelled = torch.stack([self.labelled[order.to(self.labelled.device)] for order in orders])
+        labelled = torch.stack([self._order(self.labelled, balanced, seed, epoch) for seed in seeds])
         if not len(self.unlabelled):
             return [(part, part[:, :0]) for part in labelled.split(batch_size, dim=-1)]
-        others = (epoch_order(len(self.unlabelled), seed, epoch, 1).to(self.unlabelled.device) for seed in seeds)
-        unlabelled = torch.stack([self.unlabelled[order] for order in others])
+        unlabelled = torch.stack([self._order(self.unlabelled, False, seed, epoch, 1) for seed in seeds])
         n_steps = -(-(len(self.labelled) + len(self.unlabelled)) // batch_size)
         return list(zip(even_parts(labelled, n_steps), even_parts(unlabelled, n_steps), strict=True))
+
+    def _order(self, rows: Tensor, balanced: bool, *seeds: int) -> Tensor:
+        """Rows in the order of an epoch."""
+        if balanced:
+            order = balanced_order(self.label.numpy(force=True), *seeds)
+        elif self.windows is not None:
+            return self.windows.order(rows, *seeds)
+        else:
+            order = epoch_order(len(rows), *seeds)
+        return rows[order.to(rows.device)]

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
@@ -28,6 +29,7 @@ from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
 from nvae_bio.data.pixels import is_near_binary
 from nvae_bio.data.samples import UNLABELED, Samples
+from nvae_bio.data.store import Store, open_store
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
 from nvae_bio.model import NVAE, FeatureMoments
@@ -74,7 +76,7 @@ def history_table(epochs: Iterable[Epoch]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
+def labelled_rows(prepared: AnnData | Store, samples: Samples, split: str) -> Tensor:
     """Rows of the labelled samples of one split.
 
     Raises:
@@ -86,7 +88,7 @@ def labelled_rows(prepared: AnnData, samples: Samples, split: str) -> Tensor:
     return torch.from_numpy(rows).nonzero().squeeze(1)
 
 
-def unlabelled_rows(prepared: AnnData, samples: Samples, settings: TrainingSettings) -> Tensor:
+def unlabelled_rows(prepared: AnnData | Store, samples: Samples, settings: TrainingSettings) -> Tensor:
     """Rows of the training samples without a class that train too; none where they are ignored."""
     rows = (prepared.obs[schema.SPLIT] == "train").to_numpy() & (samples.label == UNLABELED).numpy()
     return torch.from_numpy(rows & (settings.unlabeled == "use")).nonzero().squeeze(1)
@@ -109,7 +111,7 @@ def first_layer(samples: Samples, settings: TrainingSettings, device: torch.devi
 
 
 def train_model(
-    prepared: AnnData,
+    prepared: AnnData | Store,
     settings: FitSettings | None = None,
     seed: int = 0,
     *,
@@ -119,7 +121,7 @@ def train_model(
     """Train on the training samples of a prepared data set; the object is not changed.
 
     Args:
-        prepared: what `prepare_data` returns.
+        prepared: what `prepare_data` returns, or a store.
         settings: model and training settings; the defaults if None.
         seed: of the initial weights, batches and draws. Same seed, settings and machine: same bits.
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
@@ -136,7 +138,7 @@ def train_model(
 
 
 def train_models(
-    prepared: AnnData,
+    prepared: AnnData | Store,
     settings: FitSettings | None = None,
     seeds: Sequence[int] = (0,),
     *,
@@ -150,7 +152,7 @@ def train_models(
     besides arithmetic; the results are then those of `train_model` but for rounding. Elsewhere one follows the other.
 
     Args:
-        prepared: what `prepare_data` returns.
+        prepared: what `prepare_data` returns, or a store.
         settings: model and training settings; the defaults if None.
         seeds: different from each other.
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
@@ -176,10 +178,7 @@ def train_models(
     settings = settings.with_training(n_ranks=ranks.size)
     device = pick_device(settings.training.device)
     data, settings, card = _read(prepared, settings, device)
-    pays = (
-        device.type == "cuda" or (settings.training.batch_size or 0) * data.samples.matrix.n_features <= STACKED_NUMBERS
-    )
-    together = len(seeds) if pays else 1
+    together = len(seeds) if _stack_pays(data.samples, settings.training, device) else 1
     settings = settings.with_training(first_layer=first_layer(data.samples, settings.training, device, together))
     card = card.model_copy(update={"settings": settings})
     networks = [_untrained(card, data.moments, seed).to(device) for seed in seeds]
@@ -207,6 +206,12 @@ def train_models(
     return models
 
 
+def _stack_pays(samples: Samples, settings: TrainingSettings, device: torch.device) -> bool:
+    """Whether seeds are trained side by side; each would read a store in an order of its own."""
+    is_small = (settings.batch_size or 0) * samples.matrix.n_features <= STACKED_NUMBERS
+    return samples.windows is None and (device.type == "cuda" or is_small)
+
+
 class _Data(NamedTuple):
     """Of a prepared data set: all samples, rows of those that train and validate, moments of the former."""
 
@@ -217,9 +222,13 @@ class _Data(NamedTuple):
     moments: FeatureMoments
 
 
-def _read(prepared: AnnData, settings: FitSettings, device: torch.device) -> tuple[_Data, FitSettings, ModelCard]:
+def _read(
+    prepared: AnnData | Store, settings: FitSettings, device: torch.device
+) -> tuple[_Data, FitSettings, ModelCard]:
     """The data, on the device where they fit; the settings with what depends on both; and a card before training."""
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
+    if isinstance(prepared, Store) and settings.training.class_balance == "balanced":
+        raise UserError("training.class_balance: 'balanced' needs the data in memory; allowed with a store: none")
     card = _blank_card(prepared, settings, device)
     with reproducible(settings.training.threads):
         samples = card.samples_of(prepared)
@@ -257,7 +266,7 @@ def _outcome(
     return TrainedModel(network.cpu().eval(), card.model_copy(update=update), history_table(own))
 
 
-def _blank_card(prepared: AnnData, settings: FitSettings, device: torch.device) -> ModelCard:
+def _blank_card(prepared: AnnData | Store, settings: FitSettings, device: torch.device) -> ModelCard:
     """The card of a model of these data before its training."""
     data = prepared.uns[schema.DATA]
     image = tuple(int(size) for size in data["image_shape"]) if data["kind"] == "images" else None
@@ -337,6 +346,11 @@ def _shown(
             yield of_seed
 
 
+def _opened(data: Path) -> AbstractContextManager[AnnData | Store]:
+    """A prepared file, or a store."""
+    return nullcontext(open_store(data)) if data.is_dir() else open_prepared(data)
+
+
 def train(
     data: Path,
     outputs: Sequence[Outputs],
@@ -345,7 +359,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = SECONDS,
 ) -> None:
-    """Read a prepared file, train a model for each seed, and write the models and their histories.
+    """Read a prepared file or a store, train a model for each seed, and write the models and their histories.
 
     Started by torchrun, or by srun with several tasks, these train together, and the first one writes.
 
@@ -355,7 +369,7 @@ def train(
         Interrupted: SIGTERM or SIGUSR1, and there is a folder for checkpoints.
     """
     with joined_ranks() as ranks, kept_in(checkpoint, checkpoint_seconds, ranks) as keeping:
-        with open_prepared(data) as prepared:
+        with _opened(data) as prepared:
             models = train_models(prepared, settings, seeds, keeping=keeping, ranks=ranks)
         if not ranks.is_first:
             return

@@ -125,6 +125,13 @@ IMAGE_FIGURES = [
 SWAP_FIGURES = ["swaps"]
 
 
+STORED = [
+    name
+    for name, one in settings.datasets.items()
+    if getattr(one, "storage", None) == "disk"
+]
+
+
 def any_of(names):
     """A pattern that these names match, and nothing else."""
     return "|".join(map(re.escape, names)) or NOTHING
@@ -147,6 +154,16 @@ def run_of(wildcards):
 def prepared_of(wildcards):
     """The prepared file that the run uses."""
     return f"resources/prepared/{run_of(wildcards).dataset}.h5ad"
+
+
+def stored_of(dataset):
+    """The packed store of a data set; nothing where it has none."""
+    return [f"resources/prepared/{dataset}.store"] if dataset in STORED else []
+
+
+def trained_on(dataset):
+    """What a model is trained on."""
+    return stored_of(dataset) or f"resources/prepared/{dataset}.h5ad"
 
 
 def files_of_seeds(run, name):

@@ -4,6 +4,7 @@
 rule embed_data:
     input:
         data=prepared_of,
+        store=lambda wildcards: stored_of(run_of(wildcards).dataset),
         weights="results/{run}/{seed}/model.safetensors",
         card="results/{run}/{seed}/model.json",
     output:
@@ -20,6 +21,7 @@ rule embed_data:
         runtime=more_each_try(60),
     params:
         settings=lambda wildcards: run_of(wildcards).embedding.model_dump_json(),
+        store=lambda wildcards, input: ["--store", *input.store] if input.store else [],
     shell:
         """
         python -m nvae_bio embed \
@@ -27,6 +29,7 @@ rule embed_data:
             --weights {input.weights:q} \
             --card {input.card:q} \
             --output {output:q} \
+            {params.store:q} \
             --settings {params.settings:q} \
             >{log:q} 2>&1
         """

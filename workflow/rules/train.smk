@@ -1,4 +1,4 @@
-"""resources/prepared/{dataset}.h5ad → results/{run}/{seed}/model.safetensors, model.json and history.parquet."""
+"""Prepared data, or their store → results/{run}/{seed}/model.safetensors, model.json and history.parquet."""
 
 TRAIN = """
 OMP_NUM_THREADS={threads} ${{nvae_bio_launch:-python}} -m nvae_bio train \\
@@ -22,7 +22,7 @@ fi
 # one seed a job
 rule train_model:
     input:
-        prepared_of,
+        lambda wildcards: trained_on(run_of(wildcards).dataset),
     output:
         weights=["results/{run}/{seed}/model.safetensors"],
         card=["results/{run}/{seed}/model.json"],
@@ -51,7 +51,7 @@ rule train_model:
 # one seed a job, in several processes: on this machine, or where a profile sets `mpi: srun` on as many nodes as it says
 rule train_ranks:
     input:
-        prepared_of,
+        lambda wildcards: trained_on(run_of(wildcards).dataset),
     output:
         weights=["results/{run}/{seed}/model.safetensors"],
         card=["results/{run}/{seed}/model.json"],
@@ -87,7 +87,7 @@ for stacked in STACKED_RUNS:
         name:
             f"train_seeds_{stacked}"
         input:
-            f"resources/prepared/{settings.runs[stacked].dataset}.h5ad",
+            trained_on(settings.runs[stacked].dataset),
         output:
             weights=files_of_seeds(stacked, "model.safetensors"),
             card=files_of_seeds(stacked, "model.json"),
