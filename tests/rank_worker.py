@@ -11,7 +11,7 @@ from nvae_bio.config import FitSettings
 from nvae_bio.train import train_models
 from nvae_bio.train.ranks import joined_ranks
 from tests.test_unlabelled import hidden_labels
-from tests.toys import fit_settings, prepared_counts, prepared_features, prepared_images
+from tests.toys import fit_settings, prepared_counts, prepared_features, prepared_images, stored_counts
 
 
 def few_epochs(**model: Any) -> FitSettings:
@@ -25,6 +25,7 @@ CASES: dict[str, tuple[Any, FitSettings, list[int]]] = {
     "penalty": (prepared_features, few_epochs(independence="mmd", independence_weight=10.0), [2]),
     "aggregate KL": (prepared_features, few_epochs(independence="aggregate_kl", independence_weight=1.0), [2]),
     "images, as a stack": (prepared_images, few_epochs(), [3, 4]),
+    "from a store": (stored_counts, few_epochs(), [6]),
     "unlabelled": (lambda: hidden_labels(prepared_counts(), 0.6), few_epochs(), [5]),
 }
 

@@ -31,7 +31,7 @@ from nvae_bio.train.checkpoint import Checkpoints, Keeping, read_checkpoint, sto
 from nvae_bio.train.state import State
 from nvae_bio.trained import TrainedModel
 from tests.small_models import law
-from tests.toys import fit_settings, prepared_counts, prepared_features, prepared_images
+from tests.toys import fit_settings, prepared_counts, prepared_features, prepared_images, stored_counts
 
 SEEDS = {"alone": [3], "as a stack": [3, 5, 6]}
 PATIENT = {"max_epochs": 30, "patience": 2, "learning_rate": 0.02}  # so that models leave the stack one by one
@@ -44,6 +44,7 @@ def make_settings(max_epochs: int = 3, model: dict[str, Any] | None = None, **tr
 
 CASES: dict[str, tuple[Any, FitSettings]] = {
     "counts": (prepared_counts, make_settings()),
+    "from a store": (stored_counts, make_settings(batch_size=40)),
     "linear decoder, turned": (prepared_counts, make_settings(4, {"decoder": "linear"}, warmup_share=0.25)),
     "penalty": (prepared_features, make_settings(3, {"independence": "mmd", "independence_weight": 10.0})),
     "images": (prepared_images, make_settings(8)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy
 from anndata import AnnData
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -613,3 +615,33 @@ def test_what_a_factor_report_will_lack_is_said(caplog: pytest.LogCaptureFixture
     prepare_data(settings(split={"key": "split"}), adata)
     assert "no held-out sample of class 'type 1': its factors cannot be judged" in caplog.text
     assert "no donor" not in caplog.text
+
+
+# --- the choice of genes ---------------------------------------------------------------------------------------------
+
+
+def by_scanpy(train: AnnData, n_top: int, batch_key: str | None) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = scanpy.pp.highly_variable_genes(
+            train, flavor="seurat_v3", n_top_genes=n_top, batch_key=batch_key, inplace=False
+        )
+    return sorted(train.var_names[table["highly_variable"]])
+
+
+def assert_chosen_by_scanpy(n_top: int, **options: Any) -> None:
+    everything = prepare_data(settings(n_top_genes=None, **options))
+    batch_key = "batch" if "batch_key" in options else None
+    train = everything[everything.obs["split"] == "train"].copy()
+    assert sorted(prepare_data(settings(n_top_genes=n_top, **options)).var_names) == by_scanpy(train, n_top, batch_key)
+
+
+@pytest.mark.parametrize("n_top", [50, 300])
+def test_variable_genes_are_those_of_scanpy(n_top: int) -> None:
+    assert_chosen_by_scanpy(n_top, **PBMC)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_key": "batch"}])
+def test_variable_genes_of_real_cells_are_those_of_scanpy(options: dict[str, str], data_folder: Path) -> None:
+    path = data_folder / "kang_ctrl_8donors" / "kang_ctrl_8donors.h5ad"
+    assert_chosen_by_scanpy(500, paths=str(path), rare_classes="drop", **options)

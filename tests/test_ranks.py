@@ -48,7 +48,7 @@ def alone(case: str) -> list[pd.DataFrame]:
 def test_they_train_to_what_one_process_does(n: int, tmp_path: Path) -> None:
     done = run_ranks(n, "-m", "tests.rank_worker", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.iterdir())) == 7  # each once: by the first process
+    assert len(list(tmp_path.iterdir())) == 8  # each once: by the first process
     for case, (_, _, seeds) in rank_worker.CASES.items():
         for seed, expected in zip(seeds, alone(case), strict=True):
             found = pd.read_csv(tmp_path / f"{case}.{seed}.csv")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +14,10 @@ from anndata import AnnData
 
 from nvae_bio import train_model
 from nvae_bio.config import CountsSettings, EmbeddingSettings, FeaturesSettings, FitSettings, ImagesSettings
+from nvae_bio.data.store import Store, open_store
 from nvae_bio.embed import embed_data
 from nvae_bio.prepare import prepare_data
+from nvae_bio.prepare.step import prepare_store
 from nvae_bio.trained import TrainedModel
 
 CLASSES = ["c0", "c1", "c2"]
@@ -106,3 +112,14 @@ def trained(kind: str, variant: str = "nvae", seed: int = 0) -> TrainedModel:
 @cache
 def embedded(kind: str, variant: str = "nvae", seed: int = 0) -> AnnData:
     return embed_data(PREPARED[kind](), trained(kind, variant, seed), NO_UMAP)
+
+
+@cache
+def stored_counts() -> Store:
+    """`prepared_counts` in a store of small blocks, which is deleted at the end of the process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    raw_counts().write_h5ad(folder / "raw.h5ad")
+    settings = CountsSettings(kind="counts", paths=str(folder / "raw.h5ad"), n_top_genes=None, donor_key="donor")
+    prepare_store(settings, folder / "data.h5ad", folder / "data.store", 16)
+    return open_store(folder / "data.store")
