@@ -54,6 +54,21 @@ for epochs in (1, 3):
     train_models(data, load_settings(sys.argv[2], FitSettings).with_training(max_epochs=epochs), progress=False)
     print(time.perf_counter() - start)
 """
+READ = """
+import sys, time
+from pathlib import Path
+import torch
+from nvae_bio.data.samples import Windows
+from nvae_bio.data.store import open_store
+
+matrix = open_store(Path(sys.argv[1])).matrix
+order = Windows(matrix.block_rows).order(torch.arange(len(matrix)), 0).split(512)
+start = time.perf_counter()
+with matrix.reading(order):
+    for part in order:
+        matrix.rows(part)
+print(len(matrix) / (time.perf_counter() - start))
+"""
 
 
 def counts(n: int, seed: int) -> Iterator[sparse.csr_matrix]:
@@ -109,20 +124,22 @@ def memory(n: int, scratch: Path, epochs: int) -> None:
     history, embedded = f"--history={scratch / 'history.parquet'}", scratch / "embedded.h5ad"
     of_model = [*model, f"--output={embedded}", "--settings", json.dumps(embedding)]
     steps = {
-        "prepare": (["prepare", "--settings", dataset, f"--output={data}", f"--store={store}"], [data, store]),
-        "train": (["train", f"--data={store}", *model, history, "--settings", json.dumps(fit)], []),
-        "embed": (["embed", f"--data={data}", f"--store={store}", *of_model], [embedded]),
+        "prepare": (["prepare", "--settings", dataset, f"--output={data}", f"--store={store}"], data),
+        "train": (["train", f"--data={store}", *model, history, "--settings", json.dumps(fit)], None),
+        "embed": (["embed", f"--data={data}", f"--store={store}", *of_model], embedded),
     }
     rows = []
-    for step, (command, files) in steps.items():
+    for step, (command, file) in steps.items():
         seconds, peak = run(CHILD, *command)
-        written = round(sum(map(size_mb, files)))
         rows.append(
-            (step, n, epochs if step == "train" else "", round(size_mb(source)), written, round(seconds), round(peak))
-        )
-        print(*rows[-1], flush=True)
-    columns = ["step", "cells", "epochs", "source_mb", "written_mb", "seconds", "peak_mb"]
-    new, path = pd.DataFrame(rows, columns=columns), RESULTS / "scale_memory.csv"
+            {
+                "step": step, "cells": n, "epochs": epochs if step == "train" else 0,
+                "source_mb": round(size_mb(source)), "h5ad_mb": 0 if file is None else round(size_mb(file)),
+                "store_mb": round(size_mb(store)), "seconds": round(seconds), "peak_mb": round(peak),
+            }
+        )  # fmt: skip
+        print(*rows[-1].values(), flush=True)
+    new, path = pd.DataFrame(rows), RESULTS / "scale_memory.csv"
     old = pd.read_csv(path) if path.exists() else new.iloc[:0]
     parts = [part for part in (old[old["cells"] != n], new) if len(part)]
     pd.concat(parts).sort_values("cells", kind="stable").to_csv(path, index=False)
@@ -141,11 +158,12 @@ def speed(n: int, scratch: Path) -> None:
         for kind, path in (("memory", data), ("store", store)):
             one, three = run(SPEED, str(path), fit)
             found[kind] = 2 * n_train / (three - one)  # without reading, packing and the last passes
-        rows.append(
-            (n, turn, round(found["memory"]), round(found["store"]), round(found["store"] / found["memory"], 3))
-        )
+        read = run(READ, str(store))[0]
+        ratio = found["store"] / found["memory"]
+        rows.append((n, turn, round(found["memory"]), round(found["store"]), round(ratio, 3), round(read)))
         print(*rows[-1], flush=True)
-    table = pd.DataFrame(rows, columns=["cells", "turn", "memory_cells_per_s", "store_cells_per_s", "ratio"])
+    columns = ["cells", "turn", "memory_cells_per_s", "store_cells_per_s", "ratio", "read_cells_per_s"]
+    table = pd.DataFrame(rows, columns=columns)
     table.to_csv(RESULTS / "scale_speed.csv", index=False)
     print("median ratio", statistics.median(table["ratio"]))
 

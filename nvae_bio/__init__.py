@@ -13,6 +13,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
 
+Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nvae_bio.audit import audit_labels
+    from nvae_bio.data.store import Store, open_store
     from nvae_bio.embed import embed_data
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
@@ -36,6 +38,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "prepare_data": "prepare",
+    "Store": "data.store",
+    "open_store": "data.store",
     "train_model": "train",
     "train_models": "train",
     "TrainedModel": "trained",
@@ -61,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "FactorReport",
+    "Store",
     "TrainedModel",
     "audio_features",
     "audit_labels",
@@ -68,6 +73,7 @@ __all__ = [
     "generate_samples",
     "interpolate_samples",
     "load_model",
+    "open_store",
     "plant_and_find",
     "prepare_data",
     "refit_null",
