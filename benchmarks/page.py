@@ -1,9 +1,10 @@
-"""The tables and the figure of docs/speed.md, from results/: `python -m benchmarks.page` (or `--check`)."""
+"""Tables and figure of docs/speed.md and docs/scale.md, from results/: `python -m benchmarks.page` (or `--check`)."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from benchmarks.pairs import exponent
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "speed.md"
+PAGE, SCALE_PAGE = ROOT / "docs" / "speed.md", ROOT / "docs" / "scale.md"
 FIGURE = ROOT / "docs" / "speed_scaling.png"
 AXES = {"n_cells": "cells", "n_genes": "genes", "n_classes": "classes"}
 BASE = {"device": "cpu", "threads": 2, "batch_size": 128, "n_cells": 30_000, "n_genes": 2000, "n_classes": 10}
@@ -133,6 +134,54 @@ def device_table() -> str:
     return markdown(found.drop(columns="torch"))
 
 
+def scale_memory_table() -> str:
+    """results/scale_memory.csv, a line a step and number of cells."""
+    found = read("scale_memory")
+    for column in ("cells", "source_mb", "h5ad_mb", "store_mb", "seconds", "peak_mb"):
+        found[column] = found[column].map("{:,}".format)
+    return markdown(found)
+
+
+def scale_speed_table() -> str:
+    """results/scale_speed.csv: medians over turns, with the least and the largest ratio."""
+    found = read("scale_speed")
+    low, middle, high = (f"{value:.2f}" for value in found["ratio"].quantile([0, 0.5, 1]))
+    speeds = found[["memory_cells_per_s", "store_cells_per_s", "read_cells_per_s"]].median().map("{:,.0f}".format)
+    row = {"cells": f"{found['cells'][0]:,}", **speeds, "ratio": f"{middle} ({low}–{high})"}
+    return markdown(pd.DataFrame([row]))
+
+
+def plan_table() -> str:
+    """What `N_PLANNED` cells take: the figures of the largest measured number of cells, in proportion."""
+    memory, device = read("scale_memory"), read("device")
+    of_step = {step: found.set_index("cells").sort_index() for step, found in memory.groupby("step")}
+    largest, factor = memory["cells"].max(), N_PLANNED / memory["cells"].max()
+    read_speed = read("scale_speed")["read_cells_per_s"].median()
+    card = device[device["device"].str.contains("H100")].sort_values("cells_per_s").iloc[-1]
+    gpu, batch = float(card["cells_per_s"]), int(card["batch_size"])
+    prepared = of_step["prepare"].loc[largest]
+    rows = [
+        ("source, prepared file, store", " + ".join(
+            f"{prepared[name] * factor / 1e6:.2f}" for name in ("source_mb", "h5ad_mb", "store_mb")) + " TB"),
+        *((f"`{step}`, hours of one core", f"{found.loc[largest, 'seconds'] * factor / 3600:.0f}")
+          for step, found in of_step.items()),
+        *((f"`{step}`, memory", f"{_memory_at(found['peak_mb'], N_PLANNED) / 1024:.0f} GB")
+          for step, found in of_step.items()),
+        *((f"an epoch on {n} GPUs of {gpu:,.0f} cells/s (batch {batch * n:,})", f"{N_PLANNED / gpu / n / 60:.1f} min")
+          for n in (1, 4, 16)),
+        ("the same, if each process reads all blocks", f"at least {N_PLANNED / read_speed / 60:.1f} min"),
+        ("exchanged a step and GPU", f"{N_WEIGHTS * 4 / 1e6:.1f} MB"),
+    ]  # fmt: skip
+    return markdown(pd.DataFrame(rows, columns=["what", f"{N_PLANNED:,} cells"]))
+
+
+def _memory_at(peak: pd.Series, n: int) -> float:
+    """MB of n cells, on the line through the smallest and the largest number measured."""
+    sizes, values = peak.index.to_numpy(float), peak.to_numpy(float)
+    slope = (values[-1] - values[0]) / (sizes[-1] - sizes[0])
+    return float(values[0] + slope * (n - sizes[0]))
+
+
 def plot_scaling() -> Figure:
     """Time of an epoch along each axis, ours and the peer's."""
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -157,12 +206,15 @@ TABLES = {
     "workflow": workflow_table, "first_layer": first_layer_table, "report": report_table,
     "device": device_table,
 }  # fmt: skip
-SOURCES = {"exponents": "train"}  # of a table with another name than its file
+SCALE_TABLES = {"scale_memory": scale_memory_table, "scale_speed": scale_speed_table, "plan": plan_table}
+N_PLANNED = 10**8
+N_WEIGHTS = 643_001  # of a model of 2,000 genes with the default widths and eight classes
+SOURCES = {"exponents": "train", "plan": "scale_speed"}  # of a table with another name than its file
 
 
-def render(text: str) -> str:
+def render(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     """The page with every table made anew."""
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         is_measured = (RESULTS / f"{SOURCES.get(name, name)}.csv").exists()
         shown = table() if is_measured else "Not measured yet."
@@ -175,11 +227,12 @@ def render(text: str) -> str:
 @click.option("--check", is_flag=True, help="exit code 1 where the page is not up to date; write nothing")
 def main(check: bool) -> None:
     """Write the page and the figure, or compare the page."""
-    before = PAGE.read_text()
-    after = render(before)
+    pages = {PAGE: TABLES, SCALE_PAGE: SCALE_TABLES}
+    after = {page: render(page.read_text(), tables) for page, tables in pages.items()}
     if check:
-        sys.exit(int(after != before))
-    PAGE.write_text(after)
+        sys.exit(int(any(page.read_text() != text for page, text in after.items())))
+    for page, text in after.items():
+        page.write_text(text)
     plot_scaling().savefig(FIGURE, dpi=150)
 
 

@@ -75,5 +75,6 @@ def test_no_two_cases_of_the_suite_are_one_line() -> None:
 
 
 def test_the_page_is_made_of_the_tables() -> None:
-    text = page.PAGE.read_text()
-    assert page.render(text) == text
+    for path, tables in ((page.PAGE, page.TABLES), (page.SCALE_PAGE, page.SCALE_TABLES)):
+        text = path.read_text()
+        assert page.render(text, tables) == text
