@@ -19,6 +19,7 @@ from nvae_bio.data.pixels import image_shape
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source, source_names
 from nvae_bio.errors import UserError
+from nvae_bio.guard import reading
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
@@ -39,9 +40,10 @@ def prepare(settings: Dataset, output: Path) -> None:
         output: the prepared file.
 
     Raises:
-        UserError: as `prepare_data`.
+        UserError: as `prepare_data`; or more memory is needed than is free.
     """
-    write_anndata(prepare_data(settings), Path(output))
+    with reading(listed(source_names(settings, in_memory=False), limit=3)):
+        write_anndata(prepare_data(settings), Path(output))
 
 
 def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:
