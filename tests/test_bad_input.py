@@ -288,7 +288,12 @@ def test_truncated_mtx_folder(tmp_path: Path) -> None:
 def test_mtx_folder_with_other_barcodes(tmp_path: Path) -> None:
     folder = write_mtx(toy_counts(), tmp_path / "m", 2, compress=False)
     (folder / "barcodes.tsv").write_text("a\nb\n")
-    check_refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
+    check_refused(
+        settings(paths=str(folder)),
+        tmp_path,
+        str(folder),
+        "40 features × 90 cells, but genes.tsv has 40 lines and barcodes.tsv 2",
+    )
 
 
 def test_10x_file_without_genes(tmp_path: Path) -> None:
