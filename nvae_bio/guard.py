@@ -123,6 +123,7 @@ def guarded(run: Callable[[], int], seconds: float = SECONDS) -> int:
     so, and the exit code is 2. To be called before there are threads. Signals are passed on; one that kills the child
     kills this process.
     """
+    sys.stdout.flush()
     from_child, to_parent = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until it is known whom to pass them on to
     pid = os.fork()
@@ -164,9 +165,11 @@ def _run_in_child(run: Callable[[], int], to_parent: int) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 def _watch(from_child: int, pid: int, seconds: float) -> tuple[str, bool]:
