@@ -493,3 +493,15 @@ def test_features(tmp_path: Path) -> None:
     check_refused(settings("features", **options), tmp_path, "no column of numbers", "label")
     table[["label"]].assign(f0=1.0).to_csv(path, index=False)
     check_refused(settings("features", paths=str(path)), tmp_path, "none of 1 features varies")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+@pytest.mark.parametrize("kind", ["counts", "features"])
+def test_tables_with_several_names_a_row(kind: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    table = pd.DataFrame({"f0": [1, 2], "label": ["a", "b"]}, index=pd.MultiIndex.from_tuples([(1, 2), (3, 4)]))
+    if ending == ".csv":
+        path.write_text("f0,label\n" + "".join(f"{i},{i},1,a\n" for i in range(9)))
+    else:
+        table.to_parquet(path)
+    check_refused(settings(kind, paths=str(path), label_key="label"), tmp_path, path.name, "each row has 2 names")
