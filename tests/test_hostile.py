@@ -340,6 +340,14 @@ def test_prepared_files_that_lack_something(lacking: str, said: str, tmp_path: P
         assert f"no {said}" in str(error.value).replace("uns['nvae_data']", "")
 
 
+def test_a_prepared_file_with_a_class_twice(tmp_path: Path) -> None:
+    prepared = prepared_counts().copy()
+    prepared.uns["nvae_data"]["classes"] = ["c0", "c1", "c0"]
+    prepared.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(UserError, match=r"a\.h5ad: uns\['nvae_data'\]\['classes'\] are c0, c1, c0; allowed: each once"):
+        read_prepared(tmp_path / "a.h5ad")
+
+
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
 def test_prepared_counts_that_are_none(value: float) -> None:
     adata = prepared_counts().copy()

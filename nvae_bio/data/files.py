@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import anndata
 import h5py
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -197,6 +198,9 @@ def _with_keys(prepared: AnnData, path: Path) -> AnnData:
         lacking.append("X")
     if lacking:
         raise UserError(f"{path}: no {lacking[0]}; was it written by `nvae-bio prepare`?")
+    classes = np.ravel(prepared.uns[schema.DATA]["classes"]).astype(str)
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{path}: uns[{schema.DATA!r}]['classes'] are {listed(classes)}; allowed: each once")
     return prepared
 
 
