@@ -154,7 +154,7 @@ def scale_speed_table() -> str:
 def plan_table() -> str:
     """What `N_PLANNED` cells take: the figures of the largest measured number of cells, in proportion."""
     memory, device = read("scale_memory"), read("device")
-    of_step = {step: found.set_index("cells").sort_index() for step, found in memory.groupby("step")}
+    of_step = {str(step): found.set_index("cells").sort_index() for step, found in memory.groupby("step")}
     largest, factor = memory["cells"].max(), N_PLANNED / memory["cells"].max()
     read_speed = read("scale_speed")["read_cells_per_s"].median()
     card = device[device["device"].str.contains("H100")].sort_values("cells_per_s").iloc[-1]

@@ -19,6 +19,9 @@ Location = tuple[int | str, ...]
 class UserError(Exception):
     """Bad input. The message is one line: the file, the key, the value, and what is allowed (exit code 2)."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names of files, and values, may have line breaks
+
 
 class Interrupted(Exception):
     """A job was asked to stop and did; what it had done is saved (exit code 75: try again)."""

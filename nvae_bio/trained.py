@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
+import torch
 from anndata import AnnData
 from pydantic import ValidationError
 
@@ -151,9 +152,20 @@ def load_model(weights: Path, card: Path) -> TrainedModel:
         raise UserError(one_line(error, ModelCard, str(card))) from None
     if read.card_sha256 != read.checksum:
         raise UserError(f"{card}: changed since it was written (checksum differs); train again")
-    content = read_file(weights, Path.read_bytes, "the weights of a model")
-    if hashlib.sha256(content).hexdigest() != read.weights_sha256:
-        raise UserError(f"{weights}: not the weights that {card} describes (checksum differs); train again")
-    network = read.build()
-    network.load_state_dict(safetensors.torch.load(content))
-    return TrainedModel(network.eval(), read, pd.DataFrame())
+
+    def reader(path: Path) -> NVAE:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != read.weights_sha256:
+            raise UserError(f"{path}: not the weights that {card} describes (checksum differs); train again")
+        values = safetensors.torch.load(content)
+        with torch.device("meta"):  # without memory
+            form = read.build().state_dict()
+        differing = [name for name in {*form, *values} if name not in form or name not in values]
+        differing += [name for name in form if name in values and form[name].shape != values[name].shape]
+        if differing:
+            raise UserError(f"{path}: not the weights that {card} describes ({min(differing)!r} differs); train again")
+        network = read.build()
+        network.load_state_dict(values)
+        return network.eval()
+
+    return TrainedModel(read_file(weights, reader, "the weights of a model"), read, pd.DataFrame())

@@ -288,7 +288,12 @@ def test_truncated_mtx_folder(tmp_path: Path) -> None:
 def test_mtx_folder_with_other_barcodes(tmp_path: Path) -> None:
     folder = write_mtx(toy_counts(), tmp_path / "m", 2, compress=False)
     (folder / "barcodes.tsv").write_text("a\nb\n")
-    check_refused(settings(paths=str(folder)), tmp_path, str(folder), "cannot be read as a 10x mtx folder")
+    check_refused(
+        settings(paths=str(folder)),
+        tmp_path,
+        str(folder),
+        "40 features × 90 cells, but genes.tsv has 40 lines and barcodes.tsv 2",
+    )
 
 
 def test_10x_file_without_genes(tmp_path: Path) -> None:
@@ -488,3 +493,15 @@ def test_features(tmp_path: Path) -> None:
     check_refused(settings("features", **options), tmp_path, "no column of numbers", "label")
     table[["label"]].assign(f0=1.0).to_csv(path, index=False)
     check_refused(settings("features", paths=str(path)), tmp_path, "none of 1 features varies")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+@pytest.mark.parametrize("kind", ["counts", "features"])
+def test_tables_with_several_names_a_row(kind: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    table = pd.DataFrame({"f0": [1, 2], "label": ["a", "b"]}, index=pd.MultiIndex.from_tuples([(1, 2), (3, 4)]))
+    if ending == ".csv":
+        path.write_text("f0,label\n" + "".join(f"{i},{i},1,a\n" for i in range(9)))
+    else:
+        table.to_parquet(path)
+    check_refused(settings(kind, paths=str(path), label_key="label"), tmp_path, path.name, "each row has 2 names")

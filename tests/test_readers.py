@@ -466,3 +466,14 @@ def test_a_folder_packed_by_hand_is_read(tmp_path: Path) -> None:
     source = read(settings(paths=str(folder), label_table=str(table)))
     np.testing.assert_array_equal(dense(source), dense(adata))
     assert isinstance(anndata.AnnData(source.X).X, sparse.csr_matrix)
+
+
+def test_genes_and_barcodes_of_an_mtx_folder_are_text(tmp_path: Path) -> None:
+    """`NA` and `007` are names like others."""
+    adata = toy_counts()
+    adata.obs_names = ["NA", "007", *adata.obs_names[2:]]
+    adata.var_names = ["nan", "1e3", *adata.var_names[2:]]
+    folder = write_mtx(adata, tmp_path / "m", 3, compress=True)
+    table = write_labels(adata, tmp_path / "labels.csv")
+    source = read(settings(paths=str(folder), label_table=str(table)))
+    assert [*source.obs_names[:2], *source.var_names[:2]] == ["NA", "007", "nan", "1e3"]

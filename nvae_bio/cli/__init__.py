@@ -12,20 +12,30 @@ import click
 from nvae_bio.cli import drawing, report, steps, studies  # noqa: F401 (their commands join the group)
 from nvae_bio.cli.base import cli
 from nvae_bio.errors import Interrupted, UserError
+from nvae_bio.guard import guarded
 
 __all__ = ["cli", "main"]
+
+
+TRAININGS = ("train", "null", "power")  # they answer signals, and come from torchrun; their data have checksums
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0; 2 with one line on standard error for bad input; 75 where a signal stopped a training that can go on; 130 for
-    SIGINT.
+    0; 2 with one line on standard error for bad input, and where memory ends; 75 where a signal stopped a training that
+    can go on; 130 for SIGINT. What is called from a shell runs in a child process, for libraries may crash on a file.
     """
+    if arguments is None and sys.argv[1:] and sys.argv[1] in {*cli.commands}.difference(TRAININGS):
+        return guarded(lambda: _run(sys.argv[1:]))
+    return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("nvae_bio").setLevel(logging.INFO)
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="nvae-bio", standalone_mode=False)
+        cli.main(args=arguments, prog_name="nvae-bio", standalone_mode=False)
     except UserError as error:
         print(f"nvae-bio: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -37,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return os.EX_TEMPFAIL
     except click.Abort:  # what click makes of SIGINT
         return 130
+    except MemoryError as error:
+        print(f"nvae-bio: out of memory ({' '.join(str(error).split()) or 'no more to be had'})", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.filename is None:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,16 @@ from nvae_bio.errors import UserError, models_in, nearest, one_line
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
 
+MOST_BYTES, MOST_VALUES = 2_000_000, 100_000  # of a config: a study of hundreds of runs has a hundredth of that
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice in one mapping is an error, not a silent overwrite."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"over {MOST_VALUES} keys merged", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # what `<<` brings gives way
@@ -35,9 +43,29 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _twice(keys: Iterable[Any]) -> list[Any]:
-    found = list(keys)
-    return [key for key in found if found.count(key) > 1]
+def _twice(keys: Iterable[Any]) -> Iterator[Any]:
+    seen = set()
+    for key in keys:
+        if isinstance(key, Hashable):  # the parser refuses others itself
+            if key in seen:
+                yield key
+            seen.add(key)
+
+
+def _check_size(value: Any) -> Any:
+    """The values, if they are not too many: a few lines of aliases of aliases stand for billions.
+
+    Raises:
+        ValueError: they are.
+    """
+    left, n = [value], 0
+    while left:
+        one = left.pop()
+        n += 1
+        if n > MOST_VALUES:
+            raise ValueError(f"over {MOST_VALUES} values")
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+    return value
 
 
 def parse_settings(values: Any, model: type[SettingsType], source: str) -> SettingsType:
@@ -81,8 +109,12 @@ def _parse_json(text: str) -> Any:
 
 
 def _parse_yaml_file(path: str) -> Any:
-    values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
-    return {} if values is None else values
+    with Path(path).open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"over {MOST_BYTES} bytes")
+    values = yaml.load(content.decode("utf-8"), Loader=_StrictLoader)
+    return {} if values is None else _check_size(values)
 
 
 def _read_values(text: str, source: str, parse: Callable[[str], Any]) -> Any:

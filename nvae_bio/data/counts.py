@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -13,9 +14,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio.config import CountsSettings
-from nvae_bio.data.files import read_file
+from nvae_bio.data.files import read_file, read_h5ad
+from nvae_bio.data.inside import check_hdf5, check_links
 from nvae_bio.data.join import join_parts
-from nvae_bio.data.matrix import pick_matrix
+from nvae_bio.data.matrix import check_sparse, pick_matrix
 from nvae_bio.data.mtx import read_mtx_folder
 from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
@@ -140,7 +142,13 @@ def library_of(obs: pd.DataFrame, in_file: np.ndarray, settings: CountsSettings,
     return library
 
 
+def _read_zarr(path: Path) -> AnnData:
+    check_links(path)
+    return anndata.read_zarr(path)
+
+
 def _read_10x_h5(path: Path) -> AnnData:
+    check_hdf5(path)
     return scanpy.read_10x_h5(path, gex_only=False)
 
 
@@ -148,6 +156,7 @@ def _genes_only(counts: AnnData, where: str, log: RemovalLog) -> AnnData:
     """Of a 10x file with several types of features (antibodies, guides) only gene expression; one row of the log."""
     if "feature_types" not in counts.var:
         return counts
+    check_sparse(counts.X, where)
     is_gene = (counts.var["feature_types"] == "Gene Expression").to_numpy()
     if not is_gene.any():
         found = listed(sorted(counts.var["feature_types"].astype(str).unique()))
@@ -156,18 +165,18 @@ def _genes_only(counts: AnnData, where: str, log: RemovalLog) -> AnnData:
     return AnnData(sparse.csr_matrix(counts.X)[:, is_gene], obs=counts.obs, var=counts.var[is_gene])
 
 
-FORMATS: dict[str, tuple[str, Callable[[Path], AnnData]]] = {
-    ".h5ad": ("an .h5ad file", anndata.read_h5ad),
-    ".zarr": ("AnnData in a .zarr folder", anndata.read_zarr),
-    ".h5": ("a 10x .h5 file", _read_10x_h5),
+FORMATS: dict[str, Callable[[Path], AnnData]] = {
+    ".h5ad": read_h5ad,
+    ".zarr": partial(read_file, reader=_read_zarr, what="AnnData in a .zarr folder"),
+    ".h5": partial(read_file, reader=_read_10x_h5, what="a 10x .h5 file"),
 }
 
 
 def read_count_file(path: Path, settings: CountsSettings, log: RemovalLog) -> AnnData:
     """One file of counts, by its ending; a folder without a known ending is a 10x mtx folder."""
-    for ending, (what, reader) in FORMATS.items():
+    for ending, reader in FORMATS.items():
         if path.name.lower().endswith(ending):
-            counts = read_file(path, reader, what)
+            counts = reader(path)
             return _genes_only(counts, str(path), log) if ending == ".h5" else counts
     if path.name.lower().endswith(TABLE_ENDINGS):
         return _read_table(path, settings)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio.config import FeaturesSettings
-from nvae_bio.data.files import read_file
+from nvae_bio.data.files import read_h5ad
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import pick_matrix
 from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
@@ -54,7 +53,7 @@ def features_from_anndata(adata: AnnData, settings: FeaturesSettings, where: str
 
 def _read(path: Path, settings: FeaturesSettings) -> AnnData:
     if path.name.lower().endswith(".h5ad"):
-        return features_from_anndata(read_file(path, anndata.read_h5ad, "an .h5ad file"), settings, str(path))
+        return features_from_anndata(read_h5ad(path), settings, str(path))
     if not is_table(path):
         raise UserError(f"{path}: unknown file ending; allowed: {listed(['.h5ad', *TABLE_ENDINGS])}")
     text = settings.index_column if settings.index_column is None else text_column(path, settings.index_column)

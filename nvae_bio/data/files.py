@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import anndata
 import h5py
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +22,18 @@ from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 
 from nvae_bio import schema
+from nvae_bio.config import LIKELIHOODS
+from nvae_bio.data.inside import check_hdf5
+from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
+from nvae_bio.guard import reading
 
 T = TypeVar("T")
 BLOCK, MARK = 512, b"nvae-bio sha256 "  # bytes before the HDF5 data, and what the checksum in them begins with
 ZARR_ROWS = 8192  # rows of a matrix copied at a time
 COMPRESSED = {"compression": "gzip", "compression_opts": 1}  # of the arrays of an .h5ad
 CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
+PREPARED_KEYS = ("classes", "fingerprint", "settings", "removed")  # of uns, beside the kind
 SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
 
 
@@ -230,19 +236,24 @@ def read_file(path: Path, reader: Callable[[Path], T], what: str) -> T:
     """What `reader` makes of `path`.
 
     Raises:
-        UserError: no such file, or the reader cannot make sense of it (truncated, another format).
+        UserError: no such file, the reader cannot make sense of it (truncated, another format), or it needs more memory
+            than there is.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; expected {what}")
     try:
-        return reader(path)
+        with reading(str(path), path):
+            return reader(path)
     except UserError:
         raise
-    except MemoryError:
-        raise
     except Exception as error:  # a library's complaint about the file, whatever its type
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: cannot be read as {what}; truncated, or another format? ({reason})") from error
+        raise unreadable(path, what, error) from error
+
+
+def unreadable(path: Path, what: str, error: Exception) -> UserError:
+    """A library's complaint about a file, in one line."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{path}: cannot be read as {what}; truncated, or another format? ({reason})")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -272,7 +283,7 @@ def read_prepared(path: Path) -> AnnData:
     Raises:
         UserError: unreadable, or not written by `nvae-bio prepare`.
     """
-    return _read_with(path, schema.DATA, "nvae-bio prepare")
+    return _with_keys(_read_with(path, schema.DATA, "nvae-bio prepare"), path)
 
 
 @contextmanager
@@ -284,9 +295,28 @@ def open_prepared(path: Path) -> Iterator[AnnData]:
     """
     prepared = _read_with(path, schema.DATA, "nvae-bio prepare", backed="r")
     try:
-        yield prepared
+        yield _with_keys(prepared, path)
     finally:
         prepared.file.close()
+
+
+def _with_keys(prepared: AnnData, path: Path) -> AnnData:
+    """A prepared data set, if it has what every step needs: another program may have written it again."""
+    kind = str(prepared.uns[schema.DATA].get("kind"))
+    if kind not in LIKELIHOODS:
+        raise UserError(f"{path}: uns[{schema.DATA!r}]['kind'] is {listed([kind])}; allowed: {listed(LIKELIHOODS)}")
+    lacking = [f"obs[{key!r}]" for key in (schema.LABEL, schema.SPLIT) if key not in prepared.obs]
+    lacking += [f"uns[{schema.DATA!r}][{key!r}]" for key in PREPARED_KEYS if key not in prepared.uns[schema.DATA]]
+    try:
+        lacking += [] if prepared.X is not None else ["X"]
+    except KeyError:  # of a file that is open
+        lacking.append("X")
+    if lacking:
+        raise UserError(f"{path}: no {lacking[0]}; was it written by `nvae-bio prepare`?")
+    classes = np.ravel(prepared.uns[schema.DATA]["classes"]).astype(str)
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{path}: uns[{schema.DATA!r}]['classes'] are {listed(classes)}; allowed: each once")
+    return prepared
 
 
 def read_embedded(path: Path) -> AnnData:
@@ -336,14 +366,25 @@ def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
     return generated
 
 
-def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
+def read_h5ad(path: Path, backed: Literal["r"] | None = None) -> AnnData:
+    """An .h5ad of any program, if it is as it was written (where that is known) and holds all that is in it.
+
+    Raises:
+        UserError: unreadable, changed, or with data in other files.
+    """
+
     def reader(path: Path) -> AnnData:
         if path.suffix == ".zarr" and backed is None:
             return anndata.read_zarr(path)
         check_whole(path)
+        check_hdf5(path)
         return anndata.read_h5ad(path, backed=backed)
 
-    adata = read_file(path, reader, "an .h5ad file")
-    if key not in adata.uns:
+    return read_file(path, reader, "an .h5ad file")
+
+
+def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
+    adata = read_h5ad(path, backed)
+    if not isinstance(adata.uns.get(key), Mapping):
         raise UserError(f"{path}: no uns[{key!r}]; was it written by `{writer}`?")
     return adata

@@ -6,7 +6,6 @@ import gzip
 import re
 from pathlib import Path
 
-import anndata
 import idx2numpy
 import numpy as np
 import pandas as pd
@@ -15,8 +14,9 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.config import ImagesSettings
-from nvae_bio.data.files import read_file
+from nvae_bio.data.files import read_file, read_h5ad
 from nvae_bio.data.join import join_parts
+from nvae_bio.data.matrix import check_sparse
 from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
 from nvae_bio.data.pictures import differing, read_folder
 from nvae_bio.data.pixels import fit_images, image_shape, pack_images, to_unit
@@ -54,7 +54,7 @@ def _read(path: Path, label_path: str | None, settings: ImagesSettings, log: Rem
     if name.endswith(".npz"):
         return _read_npz(path, settings)
     if name.endswith(".h5ad"):
-        return images_from_anndata(read_file(path, anndata.read_h5ad, "an .h5ad file"), settings, str(path))
+        return images_from_anndata(read_h5ad(path), settings, str(path))
     if path.is_dir():
         return read_folder(path, settings, log)
     if not path.exists():
@@ -76,6 +76,7 @@ def images_from_anndata(adata: AnnData, settings: ImagesSettings, where: str) ->
     """
     if adata.X is None or 0 in adata.shape:
         raise UserError(f"{where}: X holds no images")
+    check_sparse(adata.X, f"{where}: matrix 'X'")
     values = adata.X.toarray() if sparse.issparse(adata.X) else np.asarray(adata.X)
     axes = [schema.CHANNEL, schema.ROW, schema.COLUMN]
     if set(axes) <= set(adata.var.columns):
@@ -177,13 +178,16 @@ def _medmnist_obs(arrays: dict[str, np.ndarray], name: str, where: str) -> pd.Da
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays but those that hold Python objects: these would run code when loaded."""
+    """All arrays but those that hold Python objects: these would run code when loaded. What is no array is left out."""
     arrays = {}
     with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
         for name in loaded.files:
             try:
-                arrays[name] = loaded[name]
+                values = loaded[name]
             except ValueError as error:
                 if "allow_pickle" not in str(error):
                     raise
+            else:
+                if isinstance(values, np.ndarray):  # numpy gives the bytes of other members
+                    arrays[name] = values
     return arrays

@@ -2,58 +2,50 @@
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tempfile
-from functools import partial
 from pathlib import Path
 
-import scanpy
+import pandas as pd
 from anndata import AnnData
+from scipy import sparse
+from scipy.io import mmread
 
 from nvae_bio.data.files import read_file
-from nvae_bio.data.names import names_may_repeat
 from nvae_bio.errors import UserError
 
 WHAT = "a 10x mtx folder (matrix.mtx, barcodes.tsv and genes.tsv or features.tsv, each plain or .gz)"
 
 
 def read_mtx_folder(folder: Path) -> AnnData:
-    """Cells × features of a 10x mtx folder; var has `feature_types` for version 3.
-
-    scanpy reads version 2 uncompressed and version 3 compressed; other folders are first brought into that form.
+    """Cells × features of a 10x mtx folder; var has `gene_ids`, and `feature_types` for version 3.
 
     Raises:
-        UserError: a file of the three is missing or broken.
+        UserError: a file of the three is missing or broken, or they do not belong together.
     """
     old = _find(folder, "genes.tsv")
-    features = old if old is not None else _find(folder, "features.tsv")
     files = {"matrix.mtx": _find(folder, "matrix.mtx"), "barcodes.tsv": _find(folder, "barcodes.tsv")}
-    files["genes.tsv" if old is not None else "features.tsv"] = features
-    missing = [name for name, path in files.items() if path is None]
-    if missing:
-        raise UserError(f"{folder}: no {missing[0]} or {missing[0]}.gz in it; expected {WHAT}")
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, path in files.items():
-            assert path is not None
-            read_file(path, partial(_bring, folder=Path(scratch), name=name, compress=old is None), WHAT)
-        return read_file(folder, lambda _: _read(Path(scratch)), WHAT)
+    files["genes.tsv" if old is not None else "features.tsv"] = old or _find(folder, "features.tsv")
+    found = [path for path in files.values() if path is not None]
+    if len(found) < len(files):
+        missing = next(name for name, path in files.items() if path is None)
+        raise UserError(f"{folder}: no {missing} or {missing}.gz in it; expected {WHAT}")
+    matrix = read_file(found[0], lambda path: sparse.csr_matrix(mmread(path).T), WHAT)
+    barcodes, features = (read_file(path, _text_table, WHAT) for path in found[1:])
+    if matrix.shape != (len(barcodes), len(features)):
+        raise UserError(
+            f"{found[0]}: {matrix.shape[1]} features × {matrix.shape[0]} cells, but {found[2].name} has "
+            f"{len(features)} lines and {found[1].name} {len(barcodes)}; allowed: one line each"
+        )
+    if features.shape[1] < 2:
+        raise UserError(f"{found[2]}: {features.shape[1]} column; allowed: at least 2, ID and name, with tabs between")
+    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=pd.Index(features[1].to_numpy(), dtype=object))
+    if old is None and features.shape[1] > 2:
+        var["feature_types"] = features[2].to_numpy()
+    return AnnData(matrix, obs=pd.DataFrame(index=pd.Index(barcodes[0].to_numpy(), dtype=object)), var=var)
 
 
 def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _bring(source: Path, folder: Path, name: str, compress: bool) -> None:
-    """Put `source` into `folder` as `name`, compressed or not; a link where it is so already."""
-    if (source.suffix == ".gz") == compress:
-        (folder / source.name).symlink_to(source.absolute())
-        return
-    opener_in, opener_out = (open, gzip.open) if compress else (gzip.open, open)
-    with opener_in(source, "rb") as plain, opener_out(folder / (name + ".gz" * compress), "wb") as target:
-        shutil.copyfileobj(plain, target)
-
-
-def _read(folder: Path) -> AnnData:
-    with names_may_repeat():
-        return scanpy.read_10x_mtx(folder, make_unique=False, gex_only=False)
+def _text_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False)

@@ -13,6 +13,8 @@ from anndata.utils import make_index_unique
 
 from nvae_bio.errors import UserError
 
+LONGEST = 80  # characters of a name in a message
+
 
 @contextmanager
 def names_may_repeat() -> Iterator[None]:
@@ -23,12 +25,12 @@ def names_may_repeat() -> Iterator[None]:
 
 
 def listed(names: Iterable[object], limit: int = 30) -> str:
-    """Names for an error message, cut where there are too many to read.
+    """Names for an error message, cut where there are too many to read, or one is too long.
 
     >>> listed(["a", "b", "c"], limit=2)
     'a, b, … (3 in all)'
     """
-    shown = [str(name) for name in names]
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in map(str, names)]
     return ", ".join(shown) if len(shown) <= limit else f"{', '.join(shown[:limit])}, … ({len(shown)} in all)"
 
 
@@ -46,7 +48,16 @@ def as_text(values: pd.Series) -> pd.Series:
 def _text(value: object) -> str | None:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         value = int(value)
-    return str(value) or None
+    return whole_text(str(value)) or None
+
+
+def whole_text(text: str) -> str:
+    """Text that HDF5 can hold: it ends at a character 0, which stands in damaged files alone.
+
+    >>> whole_text("T\\0cell")
+    'T\ufffdcell'
+    """
+    return text.replace("\0", "\ufffd")
 
 
 def unique_names(names: pd.Index, what: str, where: str, make_unique: bool) -> pd.Index:
@@ -61,7 +72,7 @@ def unique_names(names: pd.Index, what: str, where: str, make_unique: bool) -> p
     Raises:
         UserError: a name stands twice, and `make_unique` is off.
     """
-    text: pd.Index = pd.Index(names.astype(str), dtype=object)
+    text: pd.Index = pd.Index([whole_text(name) for name in names.astype(str)], dtype=object)
     twice = text[text.duplicated()].unique()
     if twice.empty:
         return text

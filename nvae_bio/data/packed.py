@@ -18,6 +18,8 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from nvae_bio.data.batch import CountLadder, Counts, Entries, joined_ranges
+from nvae_bio.data.matrix import check_sparse
+from nvae_bio.errors import UserError
 
 BYTE = 255  # largest count of the packed matrix; a larger one is listed
 MIN_LIMIT = 15  # no lower limit saves anything
@@ -175,7 +177,7 @@ def pack(matrix: object, *, is_counts: bool) -> PackedMatrix:
     if is_counts:
         return _pack_counts(chunks)
     if all(_is_bytes(chunk) for chunk in chunks()):
-        return _dense(chunks, lambda part: np.rint(part * BYTE).astype(np.uint8), BYTE)
+        return _dense(chunks, lambda part: np.rint(part.astype(np.float32) * BYTE).astype(np.uint8), BYTE)
     return _dense(chunks, lambda part: part.astype(np.float32), 1)
 
 
@@ -185,7 +187,11 @@ def _chunks_of(matrix: object) -> Chunks:
 
     def chunks() -> Iterator[scipy.sparse.csr_matrix | np.ndarray]:
         for start in range(0, n, CHUNK):
-            part = matrix[start : start + CHUNK]  # type: ignore[index]
+            try:
+                part = matrix[start : start + CHUNK]  # type: ignore[index]
+            except (OSError, ValueError, IndexError, RuntimeError) as error:  # of a library, of a file that is open
+                raise UserError(f"the matrix of the data is damaged ({' '.join(str(error).split())[:200]})") from error
+            check_sparse(part, "the data")
             yield scipy.sparse.csr_matrix(part) if scipy.sparse.issparse(part) else np.asarray(part)
 
     return chunks
@@ -224,7 +230,13 @@ class Survey:
         self.n, self.frequency, self._seen = 0, np.zeros(BYTE + 2, np.int64), np.zeros((BYTE + 2, 0), bool)
 
     def add(self, rows: scipy.sparse.csr_matrix) -> None:
-        """The next rows, no zeros stored."""
+        """The next rows, no zeros stored.
+
+        Raises:
+            UserError: values that no count can be.
+        """
+        if not (rows.data.min(initial=0) >= 0 and rows.data.max(initial=0) < np.inf):
+            raise UserError("the counts of the data are not all finite and 0 or above; prepare them again")
         values = np.minimum(rows.data.astype(np.int64), BYTE + 1)
         self.frequency += np.bincount(values, minlength=BYTE + 2)
         if not self.n:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from nvae_bio import schema
 from nvae_bio.config import ImagesSettings
 from nvae_bio.data.files import read_file
+from nvae_bio.data.inside import check_links
 from nvae_bio.data.pixels import fit_images, pack_images, to_unit
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError
@@ -35,8 +37,9 @@ def read_folder(folder: Path, settings: ImagesSettings, log: RemovalLog) -> AnnD
     Other files are left out and counted, hidden ones are overlooked.
 
     Raises:
-        UserError: no pictures, pictures outside of a subfolder, one that cannot be read, or differing shapes.
+        UserError: no pictures, links out of the folder, one that cannot be read, or differing shapes.
     """
+    check_links(folder)
     files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
     pictures = [path for path in files if path.suffix.lower() in ENDINGS]
     if not pictures:
@@ -71,7 +74,9 @@ def read_picture(path: Path, settings: ImagesSettings) -> np.ndarray:
     Raises:
         UserError: several frames, an unknown kind of pixel, or a broken file.
     """
-    pixels = read_file(path, _pixels, "a picture")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # no picture of samples is that large
+        pixels = read_file(path, _pixels, "a picture")
     stack = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
     fitted: np.ndarray = fit_images(to_unit(stack, str(path))[None], settings, str(path))[0]
     return fitted

@@ -25,7 +25,7 @@ from torch import Tensor
 from nvae_bio import schema
 from nvae_bio.config import Settings
 from nvae_bio.data.batch import CountLadder, Counts, Entries
-from nvae_bio.data.files import read_file, read_table
+from nvae_bio.data.files import read_file, read_table, unreadable
 from nvae_bio.data.packed import PackedMatrix, SparseRows, index_type
 from nvae_bio.errors import UserError, one_line
 
@@ -126,7 +126,10 @@ class _Place:
         """
         arrays, found, start = block_arrays(self.block, n_genes), {}, 0
         size = sum(kind.itemsize * length for _, kind, length in arrays)
-        content = read_file(self.path, lambda path: _bytes_at(path, self.block.offset, size), "a shard of a store")
+        try:
+            content = _bytes_at(self.path, self.block.offset, size)
+        except OSError as error:
+            raise unreadable(self.path, "a shard of a store", error) from error
         if hashlib.sha256(content).hexdigest() != self.block.sha256:
             raise UserError(f"{self.path}: {AGAIN} (checksum of the block at byte {self.block.offset} differs)")
         for name, kind, length in arrays:

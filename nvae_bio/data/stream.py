@@ -25,9 +25,10 @@ from nvae_bio.data.counts import (
     read_count_file,
     row_sums,
 )
-from nvae_bio.data.files import read_file
+from nvae_bio.data.files import read_file, unreadable
+from nvae_bio.data.inside import check_hdf5, check_links
 from nvae_bio.data.join import join_label_table, join_parts
-from nvae_bio.data.matrix import check_exists, check_numbers
+from nvae_bio.data.matrix import check_exists, check_numbers, check_sparse
 from nvae_bio.data.names import names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
 
@@ -179,6 +180,7 @@ def _look_into(path: Path, matrix: str) -> tuple[pd.DataFrame, pd.DataFrame] | N
     Raises:
         UserError: no such matrix, no numbers, or nothing in it.
     """
+    check_links(path) if path.is_dir() else check_hdf5(path)
     with _opened(path) as group:
         existing = [name for name in ("X", "raw") if name in group]
         check_exists(matrix, existing + [f"layers/{name}" for name in group.get("layers", ())], str(path))
@@ -210,7 +212,12 @@ def stored_rows(path: Path, place: str) -> Iterator[Any]:
 
 
 def _read_rows(path: Path, stored: Any, rows: slice) -> Any:
-    return read_file(path, lambda _: stored[rows], "AnnData")
+    try:
+        values = stored[rows]
+    except Exception as error:  # a library's complaint about the file, whatever its type
+        raise unreadable(path, "AnnData", error) from error
+    check_sparse(values, str(path))
+    return values
 
 
 @contextmanager

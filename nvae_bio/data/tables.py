@@ -60,12 +60,17 @@ def read_frame(path: Path, text: str | None = None) -> pd.DataFrame:
         (rows, columns), with column names as they stand in the file, repeated ones included.
 
     Raises:
-        UserError: no such file, unknown ending, not a table, or no rows.
+        UserError: no such file, unknown ending, not a table, no rows, or several names a row or column.
     """
     _check_ending(path)
     frame = read_file(path, pd.read_parquet if not _is_text(path) else lambda file: _read_text(file, text), "a table")
     if frame.empty:
         raise UserError(f"{path}: the table has no rows or no columns")
+    for axis, what in ((frame.index, "row"), (frame.columns, "column")):
+        if axis.nlevels > 1:
+            raise UserError(
+                f"{path}: each {what} has {axis.nlevels} names; allowed: one (has a line more values than the first?)"
+            )
     return frame
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import anndata
 from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import Calls, ConditionSettings, Evaluated, EvaluationSettings
-from nvae_bio.data.files import read_embedded, read_factors, read_file, read_report, write_csv
+from nvae_bio.data.files import read_embedded, read_factors, read_h5ad, read_report, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import model_scores, of_seed, score_table
 from nvae_bio.evaluate.condition import condition_scores
@@ -67,7 +66,7 @@ def read_truth(path: Path) -> AnnData:
     Raises:
         UserError: unreadable, or not written by `nvae-bio simulate`.
     """
-    truth = read_file(path, anndata.read_h5ad, "an .h5ad file")
+    truth = read_h5ad(path)
     if schema.TRUTH not in truth.uns:
         raise UserError(f"{path}: no uns[{schema.TRUTH!r}]; was it written as --truth by `nvae-bio simulate`?")
     return truth

@@ -13,20 +13,20 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.data.join import free_name
-from nvae_bio.data.names import as_text
+from nvae_bio.data.names import as_text, whole_text
 
 CATEGORICAL = (schema.LABEL, schema.BATCH, schema.DONOR, schema.CONDITION)
 
 
 def writable(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy that anndata can write: text names without slashes, and no columns of mixed objects.
+    """A copy that anndata can write: names that are text without slashes, and no columns of mixed objects.
 
     >>> writable(pd.DataFrame({"a/b": [1, "x"]})).columns.tolist()
     ['a_b']
     """
     columns: dict[str, pd.Series] = {}
     for position in range(frame.shape[1]):
-        name = str(frame.columns[position]).replace("/", "_")
+        name = whole_text(str(frame.columns[position])).replace("/", "_").strip(".") or "unnamed"
         while name in columns or name == "_index":
             name = free_name(name, list(columns))
         columns[name] = _writable_column(frame.iloc[:, position])
@@ -35,7 +35,10 @@ def writable(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _writable_column(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        if types.is_numeric_dtype(column.cat.categories.dtype) or types.infer_dtype(column.cat.categories) == "string":
+        levels = column.cat.categories
+        if types.is_numeric_dtype(levels.dtype):
+            return column
+        if types.infer_dtype(levels) == "string" and all(name == whole_text(name) for name in levels):
             return column
     elif types.is_bool_dtype(column.dtype) or (
         types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column)

@@ -30,9 +30,9 @@ def scale_features(
         X float32; var has `mean` and `std` (of the training samples, in the feature's unit) if standardised.
 
     Raises:
-        UserError: no feature varies.
+        UserError: no feature varies, or one is beyond the range of 32-bit numbers.
     """
-    varies = np.ptp(features.X[train], axis=0) > 0
+    varies = features.X[train].max(axis=0) > features.X[train].min(axis=0)
     log.add("constant", "features", "constant on training samples", int((~varies).sum()), int(varies.sum()))
     if not varies.any():
         raise UserError(
@@ -40,12 +40,20 @@ def scale_features(
         )
     values = features.X[:, varies]
     var = features.var[varies].copy()
-    if settings.standardize:
+    with np.errstate(all="ignore"):
         mean, std = values[train].mean(axis=0), values[train].std(axis=0)
-        values = (values - mean) / std
+        single = ((values - mean) / std if settings.standardize else values).astype(np.float32)
+    if settings.standardize:
         var = var.rename(columns={name: free_name(name, var.columns) for name in (MEAN, STD) if name in var})
         var[MEAN], var[STD] = mean, std
-    return AnnData(values.astype(np.float32), obs=features.obs, var=var)
+    wrong = np.flatnonzero(~(np.isfinite(single).all(axis=0) & np.isfinite(std)))
+    if len(wrong):
+        name, column = var.index[wrong[0]], values[:, wrong[0]]
+        raise UserError(
+            f"{where}: feature {name!r}: values from {column.min():g} to {column.max():g} are too far apart, or too "
+            "near, for 32-bit numbers; scale it, or leave it out"
+        )
+    return AnnData(single, obs=features.obs, var=var)
 
 
 def scale_size_factors(given: pd.Series, library: pd.Series, train: np.ndarray, where: str) -> np.ndarray:

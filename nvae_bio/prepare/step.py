@@ -21,6 +21,7 @@ from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import open_source, read_source, source_names
 from nvae_bio.data.stream import CountRows, CountSource, stored_rows
 from nvae_bio.errors import UserError
+from nvae_bio.guard import reading
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
@@ -43,12 +44,13 @@ def prepare(settings: Dataset, output: Path, store: Path | None = None) -> None:
         store: a folder to pack the counts into besides; they are then read some cells at a time, and never held whole.
 
     Raises:
-        UserError: as `prepare_data`.
+        UserError: as `prepare_data`; or more memory is needed than is free.
     """
-    if store is None:
-        write_anndata(prepare_data(settings), Path(output))
-    else:
-        prepare_store(settings, Path(output), Path(store))
+    with reading(listed(source_names(settings, in_memory=False), limit=3)):
+        if store is None:
+            write_anndata(prepare_data(settings), Path(output))
+        else:
+            prepare_store(settings, Path(output), Path(store))
 
 
 def prepare_data(settings: Dataset, adata: AnnData | None = None) -> AnnData:

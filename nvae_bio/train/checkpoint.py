@@ -164,11 +164,19 @@ class Checkpoints:
         return None
 
     def resume(self, state: State, ranks: Ranks = ALONE) -> None:
-        """Bring a fresh state to where the newest checkpoint was; without one it stays as it is."""
+        """Bring a fresh state to where the newest checkpoint was; without one it stays as it is.
+
+        Raises:
+            UserError: it holds what no training of this form saves.
+        """
         self.saved = ranks.from_first(self.saved)
         if self.saved is None:
             return
-        state.restore(self.saved.tensors, self.saved.position)
+        try:
+            state.restore(self.saved.tensors, self.saved.position)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"{self.path}: cannot be taken up ({reason}); delete it to start anew") from error
         where = "its end" if state.is_done else f"epoch {state.epoch}, step {state.step}"
         logger.info("%s: training goes on from %s", self.path, where)
         self.saved = None
@@ -257,7 +265,10 @@ def read_checkpoint(path: Path) -> Saved:
     about = metadata.get("about", "")
     if _digest(about, tensors) != metadata.get("sha256"):
         raise ValueError("checksum differs")
-    return Saved(**json.loads(about), tensors=tensors)
+    saved = Saved(**json.loads(about), tensors=tensors)
+    if not (isinstance(saved.identity, dict) and isinstance(saved.position, dict)):
+        raise ValueError("no identity and position")
+    return saved
 
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
