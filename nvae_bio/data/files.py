@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from nvae_bio import schema
 from nvae_bio.errors import UserError
 
 T = TypeVar("T")
+HOST = socket.gethostname()
 BLOCK, MARK = 512, b"nvae-bio sha256 "  # bytes before the HDF5 data, and what the checksum in them begins with
 CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
 SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
@@ -31,12 +33,15 @@ SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table 
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
+    Of a process that is killed it stays; the next one on the same machine that writes `path` removes it.
+
     Raises:
         UserError: it cannot be written: a full or read-only disk, say.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{HOST}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         yield part
         part.replace(path)
     except OSError as error:  # of the system, or of a library that tells it in words alone
@@ -45,6 +50,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of `path` whose processes are no more; those of other machines are left alone."""
+    before, after = f".{path.stem}.{HOST}.", f".part{path.suffix}"
+    for part in path.parent.iterdir():
+        number = part.name.removeprefix(before).removesuffix(after)
+        if part.name == f"{before}{number}{after}" and number.isdecimal() and not _is_running(int(number)):
+            with suppress(OSError):
+                part.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_anndata(adata: AnnData, path: Path) -> None:
