@@ -16,11 +16,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG_NAME = "config.yaml"
+TRAINING = {"max_epochs": 25, "batch_size": 32, "patience": None}
 SMALL = {
     "dataset": "cells",
     "seeds": [0, 1],
     "model": {"n_shared": 2, "n_private": 1, "hidden": [16]},
-    "training": {"max_epochs": 25, "batch_size": 32, "patience": None},
+    "training": TRAINING,
     "embedding": {"umap": False},
     "audit": {"n_steps": 3, "n_candidates": 1},
     "report": {"n_bootstrap": 100, "n_refits": 1, "n_shared_refits": 1},
@@ -54,7 +55,7 @@ CONFIG: dict[str, Any] = {
             "power": {"fold_changes": [3], "n_runs": 1, "n_genes": 5},
             "evaluation": {"scores": ["likelihood", "prior"], "n_draws": 5},
         },
-        "stacked": {**SMALL, "training": {**SMALL["training"], "stack_seeds": True}},  # type: ignore[dict-item]
+        "stacked": {**SMALL, "training": {**TRAINING, "stack_seeds": True}},
     },
 }
 STACKED = "results/stacked/"  # of this run only the training is a step of its own kind

@@ -14,6 +14,7 @@ from tests.faults.jobs import Job, jobs_of, write_config
 
 MADE = ("resources", "results", "page")  # folders with all that is made
 CHECKPOINTS = "resources/checkpoints"
+STAMP = ".snakemake_timestamp"  # Snakemake's own mark in an output that is a folder
 
 
 class Lost(Exception):
@@ -22,7 +23,8 @@ class Lost(Exception):
 
 def files_in(folder: Path) -> dict[str, bytes]:
     """What is made there: path → bytes."""
-    found = sorted(path for name in MADE for path in (folder / name).rglob("*") if path.is_file())
+    places = [path for name in MADE for path in (folder / name).rglob("*")]
+    found = sorted(path for path in places if path.is_file() and path.name != STAMP)
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 

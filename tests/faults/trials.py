@@ -28,7 +28,7 @@ AT_REST = {  # step of a trial → file, or folder of files, that is damaged
     "history": "results/cells/0/history.parquet",
     "embedded": "results/cells/0/embedded.h5ad",
     "audit": "results/cells/0/audit.parquet",
-    "null": "results/cells/null/no_private/0.parquet",
+    "refits": "results/cells/null/no_private/0.parquet",
     "power": "results/cells/power/0.parquet",
     "factors": "results/cells/factors.h5ad",
     "seed_factors": "results/cells/seed_factors.h5ad",
