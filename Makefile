@@ -2,17 +2,20 @@
 #
 #   make run     the workflow on config/config.yaml (or CONFIG=FILE), without conda, and report.html
 #   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
+#   make faults  trials of what goes wrong on real machines, the table docs/faults.csv (or TRIALS=n kills, TABLE=FILE)
 #   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test lint lock clean
+.PHONY: run test lint faults lock clean
 
 CORES ?= all
 CONFIG ?= config/config.yaml
 WORKERS ?= 2
+TRIALS ?= 228
+TABLE ?= docs/faults.csv
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
     "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
@@ -43,6 +46,10 @@ lint: .venv/.test
 	$(PY) -m snakemake --lint
 	$(PY) tools/lock.py --check
 	$(PY) tools/config_reference.py --check
+
+# disks are mounted, which needs root; without it those faults are left out
+faults: .venv/.test
+	$(PY) -m tests.faults --trials "$(TRIALS)" --table "$(TABLE)"
 
 lock: .venv/.test
 	$(PY) tools/lock.py

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.data import as_prepared
 from nvae_bio.config import FitSettings
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.samples import to_samples
 from nvae_bio.machine import matmul_precision, reproducible
 from nvae_bio.model import NVAE, build_nvae

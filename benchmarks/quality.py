@@ -21,7 +21,7 @@ import scipy.sparse
 
 from benchmarks.data import KANG, as_prepared
 from benchmarks.workers import Ours, ScviTools, Task
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.atomic import atomic_path
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
 PEER_LATENT, OUR_LATENT = 10, 12

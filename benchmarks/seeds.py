@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.data import simulated
 from nvae_bio.config import FitSettings
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.samples import Samples, to_samples
 from nvae_bio.model import NVAE, build_nvae
 from nvae_bio.train.loop import train_steps

@@ -21,7 +21,7 @@ import pandas as pd
 from benchmarks.data import digits, resampled, simulated
 from benchmarks.pairs import device_name, row, run_pair
 from benchmarks.workers import Task
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.atomic import atomic_path
 
 RESULTS = Path(__file__).parent / "results" / "train.csv"
 N_TURNS = 6  # the first warms up

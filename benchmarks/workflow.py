@@ -20,7 +20,8 @@ import yaml
 
 from benchmarks.data import simulated
 from nvae_bio import schema
-from nvae_bio.data.files import atomic_path, write_anndata
+from nvae_bio.data.atomic import atomic_path
+from nvae_bio.data.files import write_anndata
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results" / "workflow.csv"

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from nvae_bio import schema
 from nvae_bio.config import FitSettings, LikelihoodName, Settings
+from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.covariates import CovariateSet
-from nvae_bio.data.files import atomic_path, read_file
+from nvae_bio.data.files import read_file
 from nvae_bio.data.samples import Samples, check_pixels, to_samples
 from nvae_bio.data.store import Store
 from nvae_bio.errors import UserError, one_line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from nvae_bio.cli import main
-from nvae_bio.data.files import BLOCK, open_prepared, read_prepared, read_table, write_anndata, write_csv, write_table
+from nvae_bio.data.files import (
+    BLOCK,
+    HOST,
+    atomic_path,
+    open_prepared,
+    read_prepared,
+    read_table,
+    write_anndata,
+    write_csv,
+    write_table,
+)
 from nvae_bio.errors import UserError
 from nvae_bio.trained import load_model, save_model
 from tests.toys import prepared_counts, trained
@@ -135,6 +146,29 @@ def test_a_changed_card_or_weights_are_refused(tmp_path: Path) -> None:
 
     each_flip(weights, 20, look)
     load_model(weights, card)
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path, dead = tmp_path / "table.a.csv", subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".table.a.{HOST}.{dead.pid}.part.csv"
+    kept = [
+        tmp_path / f".table.a.{HOST}.{os.getppid()}.part.csv",  # being written
+        tmp_path / f".table.a.elsewhere.{dead.pid}.part.csv",  # of another machine
+        tmp_path / f".table.{HOST}.{dead.pid}.part.csv",  # of other files
+        tmp_path / f".table.a.{HOST}.{dead.pid}.part.png",
+        tmp_path / f".table.a.{HOST}.x.part.csv",
+    ]
+    for each in (left, *kept):
+        each.write_text("half")
+    write_csv(TABLE, path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+
+
+def test_a_temporary_file_names_machine_and_process(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "table.csv") as part:
+        assert part.name == f".table.{HOST}.{os.getpid()}.part.csv"
+        part.touch()
 
 
 @pytest.fixture

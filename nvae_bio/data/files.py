@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +21,7 @@ from anndata.io import sparse_dataset, write_elem
 
 from nvae_bio import schema
 from nvae_bio.config import LIKELIHOODS
+from nvae_bio.data.atomic import atomic_folder, atomic_path
 from nvae_bio.data.inside import check_hdf5
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
@@ -35,51 +34,6 @@ COMPRESSED = {"compression": "gzip", "compression_opts": 1}  # of the arrays of 
 CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
 PREPARED_KEYS = ("classes", "fingerprint", "settings", "removed")  # of uns, beside the kind
 SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that replaces it when the block ends well, and vanishes when it does not.
-
-    Raises:
-        UserError: it cannot be written: a full or read-only disk, say.
-    """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:  # of the system, or of a library that tells it in words alone
-        raise _unwritten(path, error) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that replaces it when the block ends well, and vanishes when it does not.
-
-    Raises:
-        UserError: it cannot be written: a full or read-only disk, say.
-    """
-    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("part", "old"))
-    try:
-        part.mkdir(parents=True)
-        yield part
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-    except OSError as error:
-        raise _unwritten(path, error) from error
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _unwritten(path: Path, error: OSError) -> UserError:
-    reason = error.strerror or " ".join(str(error).split())[:200]
-    return UserError(f"{path}: cannot be written ({reason}); what was there is as it was")
 
 
 class Disk(io.FileIO):

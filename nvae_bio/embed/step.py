@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from anndata import AnnData
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.config import EmbeddingSettings
+from nvae_bio.data.atomic import scratch_folder
 from nvae_bio.data.files import open_prepared, read_prepared, write_anndata, write_beside_matrix
 from nvae_bio.data.store import ROW, Store, open_store
 from nvae_bio.embed.effects import DecodedEffects, decoded_effects
@@ -262,9 +262,8 @@ def _embed_store(data: Path, store: Path, trained: TrainedModel, output: Path, s
         adata = AnnData(obs=prepared.obs.copy(), var=prepared.var.copy(), uns=dict(prepared.uns))
     packed = open_store(store, str(adata.uns[schema.DATA]["fingerprint"]))
     place = torch.from_numpy(np.argsort(packed.obs[ROW].to_numpy()))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-        _embed_into(adata, packed, trained, settings, None, place, _room_in(Path(scratch)))
+    with scratch_folder(output) as scratch:
+        _embed_into(adata, packed, trained, settings, None, place, _room_in(scratch))
         write_beside_matrix(adata, data, output)
     return AnnData(obs=adata.obs)
 

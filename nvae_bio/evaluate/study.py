@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nvae_bio.config import StudySettings
-from nvae_bio.data.files import atomic_path, read_scores, write_csv
+from nvae_bio.data.atomic import atomic_path
+from nvae_bio.data.files import read_scores, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, say
 

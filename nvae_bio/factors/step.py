@@ -14,7 +14,8 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import FactorSettings
-from nvae_bio.data.files import atomic_path, read_embedded, read_table, write_anndata, write_csv, write_table
+from nvae_bio.data.atomic import atomic_path
+from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_csv, write_table
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError, about
 from nvae_bio.factors.report import FactorReport, report_factors

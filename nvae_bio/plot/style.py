@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nvae_bio.data.files import atomic_path
+from nvae_bio.data.atomic import atomic_path
 
 FORMATS = ("png", "svg")
 DPI = 110

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings
+from nvae_bio.data.atomic import scratch_folder
 from nvae_bio.data.files import new_h5ad, write_anndata, write_around
 from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.pixels import image_shape
@@ -109,9 +109,8 @@ def prepare_store(settings: Dataset, output: Path, store: Path, block_rows: int 
     if not isinstance(settings, CountsSettings):
         raise UserError(f"kind: {settings.kind!r} cannot be packed into a store; allowed: counts")
     log, names = RemovalLog(), source_names(settings, in_memory=False)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.parent, prefix=f".{store.name}.") as scratch:
-        counts = open_source(settings, log, Path(scratch))
+    with scratch_folder(store) as scratch:
+        counts = open_source(settings, log, scratch)
         samples = choose_samples(counts.obs, settings, log, names, counts, from_files=True)
         genes = genes_of(counts, samples, settings, log)
         with new_h5ad(output) as (file, disk):

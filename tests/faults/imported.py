@@ -1,0 +1,18 @@
+"""All that the commands import, which the server of `commands` does before it forks."""
+
+import numba
+import torch._inductor  # noqa: F401 (torch does so where it is asked for the same bits)
+
+import nvae_bio.audit
+import nvae_bio.cli
+import nvae_bio.embed
+import nvae_bio.evaluate
+import nvae_bio.factors
+import nvae_bio.generate
+import nvae_bio.plot
+import nvae_bio.prepare
+import nvae_bio.simulate
+import nvae_bio.suggest
+import nvae_bio.train  # noqa: F401
+
+numba.njit(lambda x: x + 1)(1.0)  # what it sets up once a process
