@@ -151,7 +151,10 @@ def test_a_changed_card_or_weights_are_refused(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path, dead = tmp_path / "table.a.csv", subprocess.Popen(["true"])
     dead.wait()
-    left = tmp_path / f".table.a.{HOST}.{dead.pid}.part.csv"
+    own = f"{HOST}.{dead.pid}.part"
+    left = [tmp_path / f".table.a.{own}.csv", tmp_path / f"..table.a.{own}.{own}.csv"]  # the second: of a part
+    (tmp_path / f".table.a.{HOST}.{dead.pid}.scratch.csv").mkdir()
+    (tmp_path / f".table.a.{HOST}.{dead.pid}.scratch.csv" / "0").touch()
     kept = [
         tmp_path / f".table.a.{HOST}.{os.getppid()}.part.csv",  # being written
         tmp_path / f".table.a.elsewhere.{dead.pid}.part.csv",  # of another machine
@@ -159,7 +162,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
         tmp_path / f".table.a.{HOST}.{dead.pid}.part.png",
         tmp_path / f".table.a.{HOST}.x.part.csv",
     ]
-    for each in (left, *kept):
+    for each in (*left, *kept):
         each.write_text("half")
     write_csv(TABLE, path)
     assert sorted(tmp_path.iterdir()) == sorted([path, *kept])

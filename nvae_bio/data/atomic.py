@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -98,13 +99,12 @@ def _remove(path: Path) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove what processes that are no more left beside `path`; that of other machines is left alone."""
-    before = f".{path.stem}.{HOST}."
-    for kind in KINDS:
-        after = f".{kind}{path.suffix}"
-        for part in path.parent.iterdir():
-            number = part.name.removeprefix(before).removesuffix(after)
-            if part.name == f"{before}{number}{after}" and number.isdecimal() and not _is_running(int(number)):
-                _remove(part)
+    of_process = rf"\.{re.escape(HOST)}\.(\d+)\.(?:{'|'.join(KINDS)})"
+    pattern = re.compile(rf"\.+{re.escape(path.stem)}(?:{of_process})+{re.escape(path.suffix)}")  # or of one of these
+    for part in path.parent.iterdir():
+        found = pattern.fullmatch(part.name)
+        if found and not _is_running(int(found[1])):
+            _remove(part)
 
 
 def _is_running(process: int) -> bool:

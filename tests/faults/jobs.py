@@ -27,6 +27,9 @@ SMALL = {
     "report": {"n_bootstrap": 100, "n_refits": 1, "n_shared_refits": 1},
     "generation": {"n_per_class": 3, "n_steps": 3},
 }
+CELLS = {
+    "kind": "counts", "paths": "resources/simulated/cells.h5ad", "library_key": "library", "n_top_genes": None,
+}  # fmt: skip
 CONFIG: dict[str, Any] = {
     "checkpoint_seconds": 0.05,
     "simulations": {
@@ -41,14 +44,7 @@ CONFIG: dict[str, Any] = {
             ],
         }
     },
-    "datasets": {
-        "cells": {
-            "kind": "counts",
-            "paths": "resources/simulated/cells.h5ad",
-            "library_key": "library",
-            "n_top_genes": None,
-        }
-    },
+    "datasets": {"cells": CELLS, "stored": {**CELLS, "storage": "disk"}},
     "runs": {
         "cells": {
             **SMALL,
@@ -56,9 +52,13 @@ CONFIG: dict[str, Any] = {
             "evaluation": {"scores": ["likelihood", "prior"], "n_draws": 5},
         },
         "stacked": {**SMALL, "training": {**TRAINING, "stack_seeds": True}},
+        "stored": {**SMALL, "dataset": "stored", "seeds": [0]},
     },
 }
-STACKED = "results/stacked/"  # of this run only the training is a step of its own kind
+OF_THEIR_OWN = {  # of these runs only some steps are of their own kind
+    "results/stacked/": ("train_seeds",),
+    "results/stored/": ("train_model", "embed_data"),
+}
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,13 @@ def jobs_of(folder: Path) -> list[Job]:
         raise RuntimeError(done.stdout + done.stderr)
     printed = re.split(r"\n\[[^\n]*\]\n(?=rule )", done.stdout)
     found = [_job(text) for text in printed if "-m nvae_bio " in text]
-    return [job for job in found if STACKED not in job.outputs[0] or job.name.startswith("train_seeds")] + list(
-        MORE_JOBS
-    )
+    return [job for job in found if _is_of_its_own(job)] + list(MORE_JOBS)
+
+
+def _is_of_its_own(job: Job) -> bool:
+    """Whether no other run has such a step."""
+    names = next((names for place, names in OF_THEIR_OWN.items() if job.outputs[0].startswith(place)), ("",))
+    return job.name.startswith(names)
 
 
 def _job(text: str) -> Job:

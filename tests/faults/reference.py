@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from tests.faults.jobs import Job, jobs_of, write_config
 
 MADE = ("resources", "results", "page")  # folders with all that is made
 CHECKPOINTS = "resources/checkpoints"
+KIND = re.compile(r"\.(part|old|scratch)\b")  # in the name of what is not whole
 STAMP = ".snakemake_timestamp"  # Snakemake's own mark in an output that is a folder
 
 
@@ -30,8 +32,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 def is_temporary(path: str) -> bool:
     """Whether a name says that the file is not whole."""
-    name = Path(path).name
-    return name.startswith(".") and ".part" in name
+    return any(part.startswith(".") and KIND.search(part) for part in Path(path).parts)
 
 
 def is_below(path: str, outputs: Iterable[str]) -> bool:

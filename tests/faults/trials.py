@@ -23,6 +23,7 @@ AIMED = 1 / 3  # of kills, at the moment when a file is written
 AT_REST = {  # step of a trial → file, or folder of files, that is damaged
     "simulated": "resources/simulated/cells.h5ad",
     "prepared": "resources/prepared/cells.h5ad",
+    "store": "resources/prepared/stored.store",
     "weights": "results/cells/0/model.safetensors",
     "card": "results/cells/0/model.json",
     "history": "results/cells/0/history.parquet",
@@ -123,7 +124,7 @@ def _put_old_outputs(trial: Trial, job: Job) -> None:
     """Outputs of an earlier run, but for folders and what a step adds to."""
     for output in job.outputs:
         path = trial.folder / output
-        if path.suffix not in ("", ".md"):
+        if path.suffix not in ("", ".md", ".store"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(AS_IT_WAS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -66,7 +67,8 @@ def damaged_workflow(trial: Trial) -> None:
         logs = [log.read_text() for log in (trial.folder / "logs").rglob("*.log")]
         if not any(line.startswith("nvae-bio: ") and path in line for log in logs for line in log.splitlines()):
             raise Lost(f"{path} was damaged, and no log says so: {logs}")
-        (trial.folder / path).unlink()
+        harmed = trial.folder / path
+        shutil.rmtree(harmed) if harmed.is_dir() else harmed.unlink()
     _finish(trial, job)
 
 
