@@ -2,17 +2,19 @@
 #
 #   make run     the workflow on config/config.yaml (or CONFIG=FILE), without conda, and report.html
 #   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
+#   make fuzz    changed files for every reader, CASES (2000) of each; writes docs/fuzz.csv
 #   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test lint lock clean
+.PHONY: run test lint fuzz lock clean
 
 CORES ?= all
 CONFIG ?= config/config.yaml
 WORKERS ?= 2
+CASES ?= 2000
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
     "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
@@ -43,6 +45,11 @@ lint: .venv/.test
 	$(PY) -m snakemake --lint
 	$(PY) tools/lock.py --check
 	$(PY) tools/config_reference.py --check
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: export OPENBLAS_NUM_THREADS := 1
+fuzz: .venv/.test
+	$(PY) -m tests.fuzz --cases $(CASES)
 
 lock: .venv/.test
 	$(PY) tools/lock.py
