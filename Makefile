@@ -3,19 +3,21 @@
 #   make run     the workflow on config/config.yaml (or CONFIG=FILE), without conda, and report.html
 #   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
 #   make faults  trials of what goes wrong on real machines, the table docs/faults.csv (or TRIALS=n kills, TABLE=FILE)
+#   make fuzz    changed files for every reader, CASES (2000) of each; writes docs/fuzz.csv
 #   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test lint faults lock clean
+.PHONY: run test lint faults fuzz lock clean
 
 CORES ?= all
 CONFIG ?= config/config.yaml
 WORKERS ?= 2
 TRIALS ?= 228
 TABLE ?= docs/faults.csv
+CASES ?= 2000
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
     "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
@@ -50,6 +52,11 @@ lint: .venv/.test
 # disks are mounted, which needs root; without it those faults are left out
 faults: .venv/.test
 	$(PY) -m tests.faults --trials "$(TRIALS)" --table "$(TABLE)"
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: export OPENBLAS_NUM_THREADS := 1
+fuzz: .venv/.test
+	$(PY) -m tests.fuzz --cases $(CASES)
 
 lock: .venv/.test
 	$(PY) tools/lock.py

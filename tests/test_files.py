@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nvae_bio.cli import main
+from nvae_bio.data.atomic import HOST, atomic_path
 from nvae_bio.data.files import (
     BLOCK,
-    HOST,
-    atomic_path,
     open_prepared,
     read_prepared,
     read_table,

@@ -44,6 +44,15 @@ def test_changed_files_of_every_reader(tmp_path: Path) -> None:
     assert table["read"].sum() > N_CASES  # changes are not all so coarse that nothing is read
 
 
+def test_the_table_of_the_long_form() -> None:
+    table = pd.read_csv(ROOT / "docs" / "fuzz.csv").set_index("reader")
+    assert list(table.columns) == ["cases", *OUTCOMES, "seed"]
+    assert list(table.index) == list(READERS)
+    assert (table["cases"] >= 2000).all()
+    assert (table[list(OUTCOMES)].sum(axis=1) == table["cases"]).all()
+    assert not table[["uncaught", "hung"]].to_numpy().any()
+
+
 def crash(_: Path) -> None:
     faulthandler.disable()  # pytest's
     ctypes.string_at(0)

@@ -82,7 +82,7 @@ def prepared_by(find: Callable[[Path], Dataset]) -> Callable[[Path], object]:
     """`nvae-bio prepare` on files of a folder; what it writes keeps the laws of a prepared file, and is read again."""
 
     def read(folder: Path) -> object:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # goes with the case where a child is killed
             output = Path(scratch) / "prepared.h5ad"
             prepare(find(folder), output)
             adata = files.read_prepared(output)
