@@ -14,101 +14,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from nvae_bio import schema
-from nvae_bio.config import Settings
 from nvae_bio.data.batch import CountLadder, Counts, Entries
-from nvae_bio.data.files import read_file, read_table, unreadable
+from nvae_bio.data.files import read_table, unreadable
+from nvae_bio.data.manifest import AGAIN, OBS, Block, Manifest, block_arrays, n_bytes_of, read_manifest
 from nvae_bio.data.packed import PackedMatrix, SparseRows, index_type
-from nvae_bio.errors import UserError, one_line
+from nvae_bio.errors import UserError
 
-MANIFEST, OBS = "manifest.json", "obs.parquet"
 ROW = "row"  # column of obs: place of the cell in the prepared file
 AHEAD = 16  # blocks that are read before they are needed
 THREADS = 2  # that read
-AGAIN = "changed since it was written; prepare the data again"
-
-
-class Block(Settings):
-    """Where some cells are in a shard, and how many counts they have.
-
-    Attributes:
-        offset: of its first byte.
-        n_rows: cells.
-        n_entries: counts of one byte.
-        n_listed: larger ones.
-        sha256: of its bytes.
-    """
-
-    offset: int
-    n_rows: int
-    n_entries: int
-    n_listed: int
-    sha256: str
-
-
-class Shard(Settings):
-    """A file of blocks."""
-
-    name: str
-    n_bytes: int
-    blocks: list[Block]
-
-
-class Manifest(Settings):
-    """What a store holds; `manifest.json`.
-
-    Attributes:
-        format: of the store.
-        fingerprint: of the prepared data.
-        classes: names of the classes.
-        covariates: column of obs and kind of each covariate.
-        genes: their names.
-        limit: largest count that is packed as a byte.
-        largest: of each gene, among the counts packed as bytes.
-        block_rows: cells of a block, but for the last.
-        obs_sha256: of `obs.parquet`.
-        shards: the files of counts.
-        sha256: of all else in the manifest.
-    """
-
-    format: Literal["nvae-bio store 1"] = "nvae-bio store 1"
-    fingerprint: str
-    classes: list[str]
-    covariates: list[tuple[str, str]]
-    genes: list[str]
-    limit: int
-    largest: list[int]
-    block_rows: int
-    obs_sha256: str
-    shards: list[Shard]
-    sha256: str = ""
-
-    @property
-    def checksum(self) -> str:
-        """sha256 of all else."""
-        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
-
-
-def block_arrays(block: Block, n_genes: int) -> list[tuple[str, np.dtype[Any], int]]:
-    """Name, type and length of the arrays of a block, in their order."""
-    column = np.dtype(index_type(n_genes)).newbyteorder("<")
-    return [
-        ("log_factorial", np.dtype("<f8"), block.n_rows),
-        ("listed_value", np.dtype("<f4"), block.n_listed),
-        ("listed_column", np.dtype("<i4"), block.n_listed),
-        ("length", np.dtype("<i4"), block.n_rows),
-        ("listed_length", np.dtype("<i4"), block.n_rows),
-        ("column", column, block.n_entries),
-        ("value", np.dtype("u1"), block.n_entries),
-    ]
 
 
 @dataclass(frozen=True)
@@ -118,16 +40,19 @@ class _Place:
     path: Path
     block: Block
 
-    def read(self, n_genes: int) -> dict[str, np.ndarray]:
+    def read(self, largest: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays of the block.
+
+        Args:
+            largest: the largest count of each gene that is packed as a byte, (genes,), uint8.
 
         Raises:
             UserError: it is not what was written.
         """
+        n_genes = len(largest)
         arrays, found, start = block_arrays(self.block, n_genes), {}, 0
-        size = sum(kind.itemsize * length for _, kind, length in arrays)
         try:
-            content = _bytes_at(self.path, self.block.offset, size)
+            content = _bytes_at(self.path, self.block.offset, n_bytes_of(self.block, n_genes))
         except OSError as error:
             raise unreadable(self.path, "a shard of a store", error) from error
         if hashlib.sha256(content).hexdigest() != self.block.sha256:
@@ -135,7 +60,23 @@ class _Place:
         for name, kind, length in arrays:
             found[name] = np.frombuffer(content, kind, length, start)
             start += kind.itemsize * length
+        if not _is_sound(found, self.block, largest):
+            raise UserError(f"{self.path}: {AGAIN} (the block at byte {self.block.offset} is damaged)")
         return found
+
+
+def _is_sound(arrays: dict[str, np.ndarray], block: Block, largest: np.ndarray) -> bool:
+    """Whether all counts are of genes and cells that there are, and none is larger than the manifest says."""
+    for kind, n in (("", block.n_entries), ("listed_", block.n_listed)):
+        lengths, columns = arrays[f"{kind}length"], arrays[f"{kind}column"]
+        if lengths.min(initial=0) < 0 or lengths.sum(dtype=np.int64) != n:
+            return False
+        if columns.min(initial=0) < 0 or columns.max(initial=0) >= len(largest):
+            return False
+    if not (arrays["value"] <= largest[arrays["column"]]).all():
+        return False
+    listed = arrays["listed_value"]
+    return bool(np.isfinite(arrays["log_factorial"]).all() and np.isfinite(listed).all() and listed.min(initial=0) >= 0)
 
 
 def _bytes_at(path: Path, offset: int, size: int) -> bytes:
@@ -159,6 +100,7 @@ class StoredMatrix:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.places = [_Place(folder / shard.name, block) for shard in manifest.shards for block in shard.blocks]
         self.n_features, self.block_rows = len(manifest.genes), manifest.block_rows
+        self.largest = np.array(manifest.largest, np.uint8)
         self.ladder = CountLadder.up_to(torch.tensor(manifest.largest, dtype=torch.int64))
         self._n = sum(place.block.n_rows for place in self.places)
         self._ahead: _Ahead | None = None
@@ -220,7 +162,7 @@ class StoredMatrix:
         slot, parts = torch.zeros(len(self.places), dtype=torch.int64), []
         for block in blocks.tolist():
             places = (flat // self.block_rows == block).nonzero().squeeze(1)
-            slots.fill(0, self.places[block].read(self.n_features))
+            slots.fill(0, self.places[block].read(self.largest))
             x, counts = slots.rows(flat[places], slot)
             assert counts is not None
             parts.append((places, x, counts))
@@ -242,7 +184,7 @@ class _Slots:
     """Room in memory for some blocks, of which rows are gathered as if they were one matrix."""
 
     def __init__(self, matrix: StoredMatrix, n: int) -> None:
-        self.n, self.block_rows = n, matrix.block_rows
+        self.n, self.block_rows, self.largest = n, matrix.block_rows, matrix.largest
         blocks = [place.block for place in matrix.places]
         self.room = max(block.n_entries for block in blocks)
         self.listed_room = max(block.n_listed for block in blocks)
@@ -316,7 +258,7 @@ class _Ahead:
             self._coming[block] = self._threads.submit(self._load, block, slot)
 
     def _load(self, block: int, slot: int) -> None:
-        self._slots.fill(slot, self._places[block].read(self._slots.matrix.n_features))
+        self._slots.fill(slot, self._places[block].read(self._slots.largest))
 
     def has(self, blocks: np.ndarray) -> bool:
         """Whether these are the blocks whose turn it is."""
@@ -373,27 +315,12 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
     Raises:
         UserError: no store, one that was changed or lost a part, or one of other data.
     """
-    text = read_file(folder / MANIFEST, Path.read_text, "the manifest of a store (nvae-bio prepare --store)")
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(one_line(error, Manifest, str(folder / MANIFEST))) from None
-    if manifest.sha256 != manifest.checksum:
-        raise UserError(f"{folder / MANIFEST}: {AGAIN} (checksum differs)")
-    if fingerprint is not None and manifest.fingerprint != fingerprint:
-        raise UserError(
-            f"{folder}: made from other data (fingerprint {manifest.fingerprint[:12]}…, the prepared file has "
-            f"{fingerprint[:12]}…); prepare the data again"
-        )
-    for shard in manifest.shards:
-        path = folder / shard.name
-        n_bytes = read_file(path, lambda path: path.stat().st_size, "a shard of a store")
-        if n_bytes != shard.n_bytes:
-            raise UserError(f"{path}: {AGAIN} ({n_bytes} bytes, not {shard.n_bytes})")
-    obs = folder / OBS
-    if hashlib.sha256(read_file(obs, Path.read_bytes, "a parquet table")).hexdigest() != manifest.obs_sha256:
-        raise UserError(f"{obs}: {AGAIN} (checksum differs)")
+    manifest = read_manifest(folder, fingerprint)
+    obs = read_table(folder / OBS)
+    lacking = [name for name in (schema.LABEL, schema.SPLIT, schema.LIBRARY, ROW) if name not in obs]
+    if lacking or sorted(obs[ROW]) != list(range(manifest.n)):
+        raise UserError(f"{folder / OBS}: {lacking[0] if lacking else ROW!r} is not of this store; {AGAIN}")
     data: dict[str, Any] = {"kind": "counts", "fingerprint": manifest.fingerprint, "classes": manifest.classes}
     if manifest.covariates:
         data[schema.COVARIATES] = pd.DataFrame(manifest.covariates, columns=["column", "kind"])
-    return Store(read_table(obs), pd.Index(manifest.genes), {schema.DATA: data}, StoredMatrix(folder, manifest))
+    return Store(obs, pd.Index(manifest.genes), {schema.DATA: data}, StoredMatrix(folder, manifest))

@@ -17,8 +17,9 @@ from scipy import sparse
 from nvae_bio import schema
 from nvae_bio.data.atomic import atomic_folder
 from nvae_bio.data.files import Disk, append_rows, write_table
+from nvae_bio.data.manifest import MANIFEST, OBS, Block, Manifest, Shard, block_arrays
 from nvae_bio.data.packed import Survey, log_factorials
-from nvae_bio.data.store import MANIFEST, OBS, ROW, Block, Manifest, Shard, block_arrays
+from nvae_bio.data.store import ROW
 from nvae_bio.prepare.record import Fingerprint
 from nvae_bio.prepare.split import random_keys
 

@@ -15,6 +15,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -26,10 +27,13 @@ from nvae_bio import schema
 from nvae_bio.config import Dataset, FitSettings, load_config
 from nvae_bio.data import files
 from nvae_bio.data.builtin import pbmc68k
+from nvae_bio.data.manifest import MANIFEST, OBS, Manifest, n_bytes_of
 from nvae_bio.data.samples import to_samples
+from nvae_bio.data.store import open_store
 from nvae_bio.embed import embed_data
 from nvae_bio.factors.enrichment import read_gene_sets
 from nvae_bio.prepare import prepare, prepare_data
+from nvae_bio.prepare.step import prepare_store
 from nvae_bio.train import checkpoint, train_model
 from nvae_bio.train.state import State
 from nvae_bio.trained import ModelCard, load_model, save_model
@@ -286,6 +290,42 @@ def _write(*makes: Callable[[], AnnData]) -> Callable[[Path, int], object]:
     return written
 
 
+def _read_in_parts(folder: Path) -> object:
+    with tempfile.TemporaryDirectory() as scratch:
+        data, store = Path(scratch) / "data.h5ad", Path(scratch) / "data.store"
+        prepare_store(_counts(only(folder)), data, store, 64)
+        return open_store(store).matrix.rows(torch.arange(10))
+
+
+def _make_store(folder: Path, _: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        blood().write_h5ad(Path(scratch) / "a.h5ad")
+        prepare_store(_counts(Path(scratch) / "a.h5ad"), Path(scratch) / "data.h5ad", folder / "data.store", 64)
+
+
+def _read_store(folder: Path) -> object:
+    store = open_store(folder / "data.store")
+    samples = to_samples(store, store.uns[schema.DATA]["classes"])
+    return [batch.counts for batch in samples.chunks(100)]
+
+
+def _sign_store(folder: Path) -> None:
+    """Sizes and checksums of all files and blocks, as they are."""
+    home = folder / "data.store"
+    with suppress(ValueError, TypeError, OSError):  # no manifest any more
+        read = Manifest.model_validate_json((home / MANIFEST).read_bytes())
+        shards = []
+        for shard in read.shards:
+            content, blocks = (home / shard.name).read_bytes(), []
+            for block in shard.blocks:
+                own = content[block.offset : block.offset + n_bytes_of(block, len(read.genes))]
+                blocks.append(block.model_copy(update={"sha256": hashlib.sha256(own).hexdigest()}))
+            shards.append(shard.model_copy(update={"n_bytes": len(content), "blocks": blocks}))
+        obs_sha256 = hashlib.sha256((home / OBS).read_bytes()).hexdigest()
+        read = read.model_copy(update={"shards": shards, "obs_sha256": obs_sha256})
+        (home / MANIFEST).write_text(read.model_copy(update={"sha256": read.checksum}).model_dump_json())
+
+
 READERS: dict[str, Reader] = {
     "counts .h5ad": Reader(_make_anndata(blood, "write_h5ad"), prepared_by(lambda f: _counts(only(f)))),
     "counts .zarr": Reader(_make_anndata(blood, "write_zarr"), prepared_by(lambda f: _counts(only(f)))),
@@ -311,6 +351,8 @@ READERS: dict[str, Reader] = {
     ),
     "label table": Reader(_make_labels, prepared_by(_with_labels), 2),
     "prepared .h5ad": Reader(_write(_prepared_images, _prepared), _read_prepared, 3),
+    "counts .h5ad in parts": Reader(_make_anndata(blood, "write_h5ad"), _read_in_parts),
+    "store": Reader(_make_store, _read_store, sign=_sign_store),
     "embedded .h5ad": Reader(_write(_embedded), lambda f: files.read_embedded(f / "data.h5ad"), 2),
     "factors .h5ad": Reader(_write(_factors), lambda f: files.read_factors(f / "data.h5ad"), 2),
     "model": Reader(
