@@ -300,7 +300,7 @@ def _read_in_parts(folder: Path) -> object:
 def _make_store(folder: Path, _: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         blood().write_h5ad(Path(scratch) / "a.h5ad")
-        prepare_store(_counts(Path(scratch) / "a.h5ad"), Path(scratch) / "data.h5ad", folder / "data.store", 64)
+        prepare_store(_counts(str(Path(scratch) / "a.h5ad")), Path(scratch) / "data.h5ad", folder / "data.store", 64)
 
 
 def _read_store(folder: Path) -> object:
