@@ -188,7 +188,8 @@ class _Slots:
         blocks = [place.block for place in matrix.places]
         self.room = max(block.n_entries for block in blocks)
         self.listed_room = max(block.n_listed for block in blocks)
-        n_starts = n * (self.block_rows + 1)
+        self.stride = max(block.n_rows for block in blocks) + 1  # starts of a slot
+        n_starts = n * self.stride
         self.start, self.listed_start = np.zeros(n_starts, np.int64), np.zeros(n_starts, np.int64)
         self.column = np.zeros(n * self.room, index_type(matrix.n_features))
         self.value = np.zeros(n * self.room, np.uint8)
@@ -202,7 +203,7 @@ class _Slots:
 
     def fill(self, slot: int, arrays: dict[str, np.ndarray]) -> None:
         """Put a block into a slot."""
-        first, n = slot * (self.block_rows + 1), len(arrays["length"])
+        first, n = slot * self.stride, len(arrays["length"])
         for start, room, length, names in (
             (self.start, self.room, "length", ("column", "value")),
             (self.listed_start, self.listed_room, "listed_length", ("listed_column", "listed_value")),
@@ -216,7 +217,7 @@ class _Slots:
     def rows(self, index: Tensor, slot: Tensor) -> tuple[Tensor, Counts | None]:
         """The rows at `index`; `slot` says where each block is, (blocks,)."""
         index = index.cpu()
-        return self.matrix.rows(slot[index // self.block_rows] * (self.block_rows + 1) + index % self.block_rows)
+        return self.matrix.rows(slot[index // self.block_rows] * self.stride + index % self.block_rows)
 
 
 class _Ahead:

@@ -196,7 +196,8 @@ def _rows_of(stored: Any) -> Any:
     if isinstance(stored, (h5py.Dataset, zarr.Array)):
         return stored if stored.ndim == 2 else None
     if stored.attrs.get("encoding-type") == "csr_matrix":
-        return sparse_dataset(stored)
+        rows = sparse_dataset(stored)
+        return rows if len(rows.shape) == 2 else None
     return None
 
 
