@@ -18,8 +18,6 @@ from tests.conda import PROBE, PROBE_SCRIPT, Conda
 from tests.slurm import Cluster, run, wait_until, why_not
 from tests.slurm.workflow import (
     MODEL,
-    POWER,
-    PROFILE,
     ROOT,
     copy_prepared,
     ended,
@@ -39,12 +37,9 @@ pytestmark = pytest.mark.slow
 
 LONG = {"max_epochs": 900}  # so that there is time to do something to it
 SEEDS = [f"results/cells/{seed}/{name}" for seed in (0, 1) for name in ("model.safetensors", "history.parquet")]
-NULLS = [f"results/cells/null/{kind}/0.parquet" for kind in ("no_private", "no_factor")]
-PLANTED = [f"results/cells/power/{part}.parquet" for part in (0, 1)]
 EMBEDDINGS = [f"results/cells/{seed}/figures/posterior.png" for seed in (0, 1)]
 PAGES = "results/cells/figures/pages"
 REPORT = "results/cells/factors.parquet"
-WIDER = "  # train_model: seeds\n"  # from here on, the profile has lines that may be taken in
 
 
 @pytest.fixture(scope="module")
@@ -94,34 +89,6 @@ def told_since(cluster: Cluster, before: list[str]) -> dict[str, list[str]]:
 def memory_of(jobs: list[str]) -> list[int]:
     """Memory of jobs, in MB, from little to much."""
     return sorted(int(text.partition("mem=")[2].partition("M")[0]) for text in jobs)
-
-
-def test_wider_jobs_give_the_same(cluster: Cluster, here: Path, tmp_path: Path) -> None:
-    """Seeds, refits, plantings and embeddings side by side in a job each; the seeds first have too little memory."""
-    head, lines = PROFILE.read_text().split(WIDER)
-    shipped = head + re.sub(r"(?m)^( *)# ", r"\1", WIDER + lines)
-    write_config(tmp_path, POWER)
-    write_profile(tmp_path, shipped, train_model={"mem_mb": "300 * 5 ** (attempt - 1)", "gpu": 1})
-    copy_prepared(here, tmp_path)
-    before = cluster.jobs()
-    ended(on_slurm(tmp_path, *SEEDS, *NULLS, *PLANTED, *EMBEDDINGS))
-    told = told_since(cluster, before)
-    assert {name: len(jobs) for name, jobs in told.items()} == {
-        "seeds_train_model": 2,
-        "train_base": 1,
-        "nulls_refit_null": 1,
-        "plantings_plant_programmes": 1,
-        "embeddings_embed_data_plot_embedding": 1,
-    }
-    assert memory_of(told["seeds_train_model"]) == [600, 3000]
-    assert all("gres:gpu:2" in text.replace("gres/gpu", "gres:gpu") for text in told["seeds_train_model"])
-    same_files(tmp_path, here, [*SEEDS, *NULLS])
-    local = tmp_path / "local"
-    local.mkdir()
-    write_config(local, POWER)
-    copy_prepared(here, local)
-    run_here(local, PLANTED[1], "--cores", "1")
-    same_files(tmp_path, local, [PLANTED[1]])
 
 
 def test_a_training_survives_what_happens_to_its_job(
@@ -227,7 +194,8 @@ def test_in_an_environment_of_conda_it_gives_what_it_gives_here(
         "prepare_data": 1,
         "train_model": 2,
         "train_base": 1,
-        "refit_null": 2,
+        "refit_null": 2,  # two refits of one kind in a job, and one of the other
+        "plant_programmes": 1,  # two plantings
         "embeddings_embed_data_plot_embedding": 2,
         "report_factors": 1,
         "plot_pages": 1,

@@ -41,11 +41,11 @@ CONFIG: dict[str, Any] = {
             "training": {"max_epochs": 60, "patience": None},
             "embedding": {"umap": False},
             "audit": False,
-            "report": {"n_bootstrap": 100, "n_refits": 1, "n_shared_refits": 1, "refits_per_job": 1},
+            "power": {"fold_changes": [3], "n_runs": 2, "runs_per_job": 2, "n_genes": 5},
+            "report": {"n_bootstrap": 100, "n_refits": 2, "n_shared_refits": 1, "refits_per_job": 2},
         }
     },
 }
-POWER = {"fold_changes": [3], "n_runs": 2, "runs_per_job": 1, "n_genes": 5}
 TRAININGS = ("train_model", "train_base", "refit_null", "plant_programmes")
 QUICK = {  # what a test cannot wait for; all else is the shipped profile's
     "slurm-init-seconds-before-status-checks": 1,
@@ -55,17 +55,16 @@ QUICK = {  # what a test cannot wait for; all else is the shipped profile's
 }
 
 
-def write_config(folder: Path, power: dict[str, Any] | None = None, **training: Any) -> None:
+def write_config(folder: Path, **training: Any) -> None:
     """The config, in a folder."""
     values = yaml.safe_load(yaml.safe_dump(CONFIG))
     values["runs"]["cells"]["training"] |= training
-    values["runs"]["cells"]["power"] = power
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
 
 
-def write_profile(folder: Path, shipped: str | None = None, conda: bool = False, **resources: dict[str, Any]) -> Path:
+def write_profile(folder: Path, conda: bool = False, **resources: dict[str, Any]) -> Path:
     """The profile's folder: as it is shipped, with the resources of this cluster, and of rules as given."""
-    values = yaml.safe_load(PROFILE.read_text() if shipped is None else shipped) | QUICK
+    values = yaml.safe_load(PROFILE.read_text()) | QUICK
     if not conda:
         del values["software-deployment-method"]
     small = {"mem_mb": "3000 * attempt", "runtime": 10}
