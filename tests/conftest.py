@@ -8,6 +8,9 @@ import hypothesis
 import matplotlib
 import pytest
 import torch
+from filelock import FileLock
+
+from tests.conda import Conda, install_conda
 
 matplotlib.use("Agg")
 # the same examples every time, and a slow machine is no error
@@ -23,6 +26,18 @@ def data_folder() -> Path:
     if folder is None:
         pytest.skip("NVAE_BIO_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def conda(tmp_path_factory: pytest.TempPathFactory) -> Conda:
+    """A conda installation with the environment of environment.yml, which all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    found = Conda((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "conda")
+    with FileLock(f"{found.root}.lock"):
+        if not found.root.exists():
+            install_conda(found.root)
+            found.make_environment()
+    return found
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import yaml
 
 from nvae_bio.trained import load_model
+from tests import conda as conda_support
+from tests.conda import PROBE, PROBE_SCRIPT, Conda
 from tests.slurm import Cluster, run, wait_until, why_not
+from tests.slurm.workflow import (
+    MODEL,
+    ROOT,
+    copy_prepared,
+    ended,
+    in_training,
+    log_of,
+    on_slurm,
+    run_here,
+    same_files,
+    trainings,
+    went_on,
+    write_config,
+    write_profile,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-PROFILE = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
-REASON = why_not()
+REASON, NO_CONDA = why_not(), conda_support.why_not()
 pytestmark = pytest.mark.slow
 
-MODEL = "results/cells/0/model.safetensors"
-CONFIG: dict[str, Any] = {
-    "checkpoint_seconds": 0.2,
-    "datasets": {
-        "cells": {
-            "kind": "counts",
-            "builtin": "pbmc68k",
-            "label_key": "bulk_labels",
-            "min_samples_per_class": 30,
-            "rare_classes": "drop",
-            "n_top_genes": 100,
-        }
-    },
-    "runs": {
-        "cells": {
-            "dataset": "cells",
-            "seeds": [0],
-            "model": {"n_shared": 3, "n_private": 1, "hidden": [16]},
-            "training": {"max_epochs": 60, "patience": None},
-            "embedding": {"umap": False},
-            "audit": False,
-            "report": {"n_bootstrap": 100, "n_refits": 2, "n_shared_refits": 1, "refits_per_job": 1},
-        }
-    },
-}
-LONG = {"max_epochs": 600, "patience": None}  # so that there is time to do something to it
-QUICK = {  # what a test cannot wait for; all else is the shipped profile's
-    "slurm-init-seconds-before-status-checks": 1,
-    "seconds-between-status-checks": 1,
-    "latency-wait": 5,
-    "slurm-status-command": "squeue",
-}
+LONG = {"max_epochs": 900}  # so that there is time to do something to it
+SEEDS = [f"results/cells/{seed}/{name}" for seed in (0, 1) for name in ("model.safetensors", "history.parquet")]
+EMBEDDINGS = [f"results/cells/{seed}/figures/posterior.png" for seed in (0, 1)]
+PAGES = "results/cells/figures/pages"
+REPORT = "results/cells/factors.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -74,207 +58,151 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
     cluster.cancel_all()
 
 
-def written(folder: Path, training: dict[str, Any] | None = None, **profile: Any) -> tuple[Path, Path]:
-    """A config and a profile in a folder."""
-    values = yaml.safe_load(yaml.safe_dump(CONFIG))
-    values["runs"]["cells"]["training"] |= training or {}
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(values))
-    (folder / "profile").mkdir()
-    shipped = {key: value for key, value in PROFILE.items() if key != "software-deployment-method"}
-    shipped["default-resources"] = {"slurm_partition": "cpu", "slurm_account": "lab", "mem_mb": 3000, "runtime": 10}
-    resources = {
-        rule: {"mem_mb": "3000 * attempt", "runtime": 10} for rule in ("train_model", "train_base", "refit_null")
-    }
-    for rule, own in profile.pop("set_resources", {}).items():
-        resources[rule] = resources.get(rule, {}) | own
-    for rule, own in PROFILE["set-resources"].items():
-        resources[rule] = own | resources.get(rule, {})
-    (folder / "profile" / "config.yaml").write_text(
-        yaml.safe_dump(shipped | QUICK | {"set-resources": resources} | profile)
-    )
-    return config, folder / "profile"
-
-
-def command(folder: Path, config: Path, *more: str | Path) -> list[str]:
-    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return [*program, *map(str, more), "--configfile", str(config)]
-
-
-def environment() -> dict[str, str]:
-    """Jobs find this Python first."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def snakemake(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True)
-
-
-def on_slurm(folder: Path, config: Path, profile: Path, *targets: str) -> subprocess.Popen[str]:
-    """Snakemake, submitting; it is not waited for."""
-    return subprocess.Popen(
-        command(folder, config, *targets, "--workflow-profile", profile),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == code, output[-6000:]
-    return output
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the workflow has run on this machine alone."""
+    folder = tmp_path_factory.mktemp("here")
+    write_config(folder)
+    run_here(folder, REPORT, "--cores", "2")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def long_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def long_model(here: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of the long training on this machine alone, undisturbed."""
-    folder = tmp_path_factory.mktemp("local")
-    config, _ = written(folder, LONG)
-    done = snakemake(folder, config, MODEL, "--cores", "1")
-    assert done.returncode == 0, done.stderr[-4000:]
+    folder = tmp_path_factory.mktemp("long")
+    write_config(folder, **LONG)
+    copy_prepared(here, folder)
+    run_here(folder, MODEL, "--cores", "1")
     return (folder / MODEL).read_bytes()
 
 
-def training_processes(folder: Path) -> list[psutil.Process]:
-    """Of the command `train` in jobs of this folder, the Pythons that train."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
-        if words[1:4] == ["-m", "nvae_bio", "train"] and process.info["cwd"] == str(folder):
-            found.append(process)
-    return found
+def told_since(cluster: Cluster, before: list[str]) -> dict[str, list[str]]:
+    """What SLURM says of Snakemake's jobs since then, by rule, or group and its rules."""
+    told: dict[str, list[str]] = {}
+    for text in (cluster.details(job) for job in cluster.jobs() if job not in before):
+        if name := re.search(r"Comment=rule_(\w+?)(_wildcards_|\s)", text):
+            told.setdefault(name[1], []).append(text)
+    return told
 
 
-def in_training(folder: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Wait until a training has saved itself, and returns its processes."""
-    saved = folder / "resources" / "checkpoints" / "cells" / "0" / "seed_0.safetensors"
-    wait_until(lambda: saved.exists() or process.poll() is not None, 180, "no checkpoint came")
-    assert process.poll() is None, process.communicate()[0]
-    return training_processes(folder)
+def memory_of(jobs: list[str]) -> list[int]:
+    """Memory of jobs, in MB, from little to much."""
+    return sorted(int(text.partition("mem=")[2].partition("M")[0]) for text in jobs)
 
 
-def went_on(folder: Path, rule: str = "train_model") -> str:
-    log = (folder / "logs" / rule / "cells.0.log").read_text()
-    assert "training goes on from epoch" in log, log
-    return log
-
-
-def test_the_workflow_gives_what_it_gives_on_this_machine(cluster: Cluster, tmp_path: Path) -> None:
-    """Every kind of rule but figures: the GPU partition's devices are seen, and refits run side by side."""
-    local, slurm = tmp_path / "local", tmp_path / "slurm"
-    outputs = ("results/cells/factors.parquet", MODEL, "results/cells/0/history.parquet")
-    for folder in (local, slurm):
-        folder.mkdir()
-    config, _ = written(local)
-    done = snakemake(local, config, *outputs, "--cores", "2")
-    assert done.returncode == 0, done.stderr[-4000:]
-    gpu = {"slurm_partition": "gpu", "gres": "gpu:1"}
-    config, profile = written(slurm, set_resources={"train_model": gpu})
-    before = len(cluster.jobs())
-    ended(on_slurm(slurm, config, profile, *outputs))
-    for name in outputs:
-        assert (slurm / name).read_bytes() == (local / name).read_bytes(), name
-    jobs = cluster.jobs()[before:]
-    told = [cluster.details(job) for job in jobs]
-    assert len(jobs) == 8, told  # prepare, train, base, three refits, embed, factors
-    (trained,) = [text for text in told if "train_model" in text]
-    assert "Partition=gpu" in trained and "gres:gpu:1" in trained.replace("gres/gpu", "gres:gpu")
-    assert all(re.search(r"JobState=COMPLETED", text) for text in told)
-    assert not list((slurm / "resources").glob("checkpoints/cells/*/*"))
-
-
-def test_a_training_that_is_killed_is_tried_again_and_goes_on(
-    cluster: Cluster, long_model: bytes, tmp_path: Path
+def test_a_training_survives_what_happens_to_its_job(
+    cluster: Cluster, here: Path, long_model: bytes, tmp_path: Path
 ) -> None:
-    config, profile = written(tmp_path, LONG)
-    process = on_slurm(tmp_path, config, profile, MODEL)
-    for each in in_training(tmp_path, process):
+    """Too little memory, a kill, an absent controller and preemption, one after the other."""
+    write_config(tmp_path, **LONG)
+    write_profile(tmp_path, train_model={"mem_mb": "350 * 4 ** (attempt - 1)"})
+    copy_prepared(here, tmp_path)
+    before = cluster.jobs()
+    snakemake = on_slurm(tmp_path, MODEL)
+    first = in_training(tmp_path, snakemake)
+    for each in first:
         each.kill()
-    ended(process)
-    went_on(tmp_path)
-    assert (tmp_path / MODEL).read_bytes() == long_model
-
-
-def test_a_job_out_of_memory_gets_more(cluster: Cluster, long_model: bytes, tmp_path: Path) -> None:
-    config, profile = written(tmp_path, LONG, set_resources={"train_model": {"mem_mb": "350 * 4 ** (attempt - 1)"}})
-    before = set(cluster.jobs())
-    output = ended(on_slurm(tmp_path, config, profile, MODEL))
-    assert (tmp_path / MODEL).read_bytes() == long_model
-    told = [cluster.details(job) for job in cluster.jobs() if job not in before]
-    memory = [re.search(r"mem=(\w+)", text) for text in told if "train_model" in text]
-    assert len(memory) > 1, output
-    assert len({found[1] for found in memory if found}) == len(memory)
-
-
-def test_the_controller_may_be_away_for_a_while(cluster: Cluster, long_model: bytes, tmp_path: Path) -> None:
-    config, profile = written(tmp_path, LONG)
-    process = on_slurm(tmp_path, config, profile, MODEL)
-    in_training(tmp_path, process)
+    second = in_training(tmp_path, snakemake, *first)
+    snakemake.send_signal(signal.SIGSTOP)  # without accounting, if it asked now it would forget its jobs
     cluster.stop_controller()
     time.sleep(5)
     cluster.start_controller()
-    ended(process)
-    assert (tmp_path / MODEL).read_bytes() == long_model
-
-
-def test_a_preempted_job_is_queued_again_and_goes_on(cluster: Cluster, long_model: bytes, tmp_path: Path) -> None:
-    config, profile = written(tmp_path, LONG)
-    process = on_slurm(tmp_path, config, profile, MODEL)
-    in_training(tmp_path, process)
+    snakemake.send_signal(signal.SIGCONT)
     run("srun", "-p", "urgent", "-N2", "-n2", "--exclusive", "--mem=0", "sleep", "2")
-    ended(process)
-    went_on(tmp_path)
+    for job in cluster.jobs("pending"):
+        run("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would be held back for two minutes
+    in_training(tmp_path, snakemake, *first, *second)
+    ended(snakemake)
     assert (tmp_path / MODEL).read_bytes() == long_model
+    assert memory_of(told_since(cluster, before)["train_model"]) == [350, 1400, 5600]
 
 
-def stopped(how: Callable[[subprocess.Popen[str]], None], folder: Path) -> tuple[Path, Path, str]:
-    """Snakemake stopped in some way while it trains."""
-    config, profile = written(folder, LONG)
-    process = on_slurm(folder, config, profile, MODEL)
-    in_training(folder, process)
-    how(process)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    return config, profile, output
+def test_a_training_survives_what_happens_to_snakemake(
+    cluster: Cluster, here: Path, long_model: bytes, tmp_path: Path
+) -> None:
+    """A warning of the time limit, then Ctrl-C, which cancels its jobs, then a kill, which leaves them alone."""
+    write_config(tmp_path, **LONG)
+    write_profile(tmp_path)
+    copy_prepared(here, tmp_path)
+    snakemake = on_slurm(tmp_path, MODEL)
+    first = in_training(tmp_path, snakemake)
+    run("scancel", "--signal=USR1", *cluster.jobs("running"))  # as `--signal` of the profile
+    wait_until(lambda: "SIGUSR1: training stopped" in log_of(tmp_path), 60, "it does not save itself")
+    second = in_training(tmp_path, snakemake, *first)
 
+    snakemake.send_signal(signal.SIGINT)
+    ended(snakemake, 1)
+    wait_until(lambda: not cluster.jobs("running,pending,completing"), 60, "jobs are left")
+    wait_until(lambda: not trainings(tmp_path), 60, "a training is left")
+    assert not (tmp_path / MODEL).exists()
 
-def test_where_snakemake_is_killed_the_next_call_goes_on(cluster: Cluster, long_model: bytes, tmp_path: Path) -> None:
-    config, profile, output = stopped(lambda process: process.kill(), tmp_path)
+    snakemake = on_slurm(tmp_path, MODEL)
+    in_training(tmp_path, snakemake, *first, *second)
+    snakemake.kill()
+    output, _ = snakemake.communicate(timeout=60)
     found = re.search(r"SLURM run ID: (\S+)", output)
     assert found is not None, output
     run("scancel", "--name", found[1])  # its job would go on alone
-    wait_until(lambda: not training_processes(tmp_path), 60, "the job does not end")
-    assert snakemake(tmp_path, config, "--unlock").returncode == 0
-    ended(on_slurm(tmp_path, config, profile, MODEL))
-    went_on(tmp_path)
+    wait_until(lambda: not trainings(tmp_path), 60, "the job does not end")
+
+    run_here(tmp_path, "--unlock")
+    ended(on_slurm(tmp_path, MODEL))
+    assert went_on(tmp_path)
     assert (tmp_path / MODEL).read_bytes() == long_model
 
 
-def test_cancelled_it_cancels_its_jobs_and_the_next_call_goes_on(
-    cluster: Cluster, long_model: bytes, tmp_path: Path
-) -> None:
-    config, profile, _ = stopped(lambda process: process.send_signal(signal.SIGINT), tmp_path)
-    wait_until(lambda: not cluster.jobs("running,pending,completing"), 60, "jobs are left")
-    wait_until(lambda: not training_processes(tmp_path), 60, "a training is left")
-    assert not (tmp_path / MODEL).exists()
-    ended(on_slurm(tmp_path, config, profile, MODEL))
-    went_on(tmp_path)
-    assert (tmp_path / MODEL).read_bytes() == long_model
-
-
-def test_one_model_is_trained_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
+def test_one_model_is_trained_on_two_nodes(cluster: Cluster, here: Path, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("here", "nodes")}
     for folder in folders.values():
         folder.mkdir()
-    ranks = {"n_ranks": 2, "max_epochs": 20}
-    config, _ = written(folders["here"], ranks)
-    done = snakemake(folders["here"], config, MODEL, "--cores", "2")
-    assert done.returncode == 0, done.stderr[-4000:]
-    config, profile = written(
-        folders["nodes"], ranks, set_resources={"train_ranks": {"nodes": 2, "mem_mb": 3000, "runtime": 10}}
-    )
-    ended(on_slurm(folders["nodes"], config, profile, MODEL))
-    assert (folders["nodes"] / MODEL).read_bytes() == (folders["here"] / MODEL).read_bytes()
-    (job,) = [text for text in map(cluster.details, cluster.jobs()) if "train_ranks" in text]
+        write_config(folder, n_ranks=2, max_epochs=20)
+        copy_prepared(here, folder)
+    write_profile(folders["nodes"], train_ranks={"nodes": 2})
+    before = cluster.jobs()
+    snakemake = on_slurm(folders["nodes"], MODEL)
+    run_here(folders["here"], MODEL, "--cores", "2")
+    ended(snakemake)
+    same_files(folders["nodes"], folders["here"], [MODEL])
+    (job,) = told_since(cluster, before)["train_ranks"]
     assert "NodeList=n[1-2]" in job
     card = load_model(folders["nodes"] / MODEL, folders["nodes"] / MODEL.replace(".safetensors", ".json")).card
     assert card.settings.training.n_ranks == 2
+
+
+@pytest.mark.skipif(NO_CONDA is not None, reason=str(NO_CONDA))
+def test_in_an_environment_of_conda_it_gives_what_it_gives_here(
+    cluster: Cluster, here: Path, conda: Conda, tmp_path: Path
+) -> None:
+    """The profile as it is, to the report: the results are those of this machine's own environment."""
+    code, folder = tmp_path / "code", tmp_path / "results"
+    for each in (code, folder):
+        each.mkdir()
+    for name in ("Snakefile", "workflow", "nvae_bio", "environment.yml"):
+        (code / name).symlink_to(ROOT / name)
+    (code / "probe.smk").write_text(PROBE)
+    (code / "probe.py").write_text(PROBE_SCRIPT)
+    write_config(folder)
+    write_profile(folder, conda=True, train_model={"slurm_partition": "gpu", "gpu": 1})
+    before = cluster.jobs()
+    targets = (REPORT, PAGES, *EMBEDDINGS, "probe.json")
+    ended(on_slurm(folder, *targets, snakefile=code / "probe.smk", environ=conda.environ()))
+    same_files(folder, here, [REPORT, *SEEDS])
+    conda.sees_nothing_else(json.loads((folder / "probe.json").read_text()), code)
+    told = told_since(cluster, before)
+    assert {name: len(jobs) for name, jobs in told.items()} == {
+        "prepare_data": 1,
+        "train_model": 2,
+        "train_base": 1,
+        "refit_null": 2,  # two refits of one kind in a job, and one of the other
+        "plant_programmes": 1,  # two plantings
+        "embeddings_embed_data_plot_embedding": 2,
+        "report_factors": 1,
+        "plot_pages": 1,
+        "probe": 1,
+    }
+    assert all("JobState=COMPLETED" in text for jobs in told.values() for text in jobs)
+    for text in told["train_model"]:
+        assert "Partition=gpu" in text
+        assert "gres:gpu:1" in text.replace("gres/gpu", "gres:gpu")
+    assert not list((folder / "resources").glob("checkpoints/cells/*/*"))

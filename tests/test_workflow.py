@@ -278,8 +278,16 @@ def test_a_wrong_config_ends_in_one_line_before_any_job(change: tuple[str, str],
 def test_the_slurm_profile_is_read() -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm")
     profile = ROOT / "workflow" / "profiles" / "slurm"
-    done = snakemake("--dry-run", "--workflow-profile", profile, "--sdm", "env-modules")
+    done = snakemake("--dry-run", "--workflow-profile", profile, "--sdm", "env-modules", "--configfile", TINY)
     assert done.returncode == 0, done.stdout + done.stderr
+    groups = (done.stdout + done.stderr).split("Group job ")[1:]
+    assert {tuple(re.findall(r"(?m)^    rule (\w+):", group)) for group in groups} == {
+        ("embed_data", "plot_embedding"),
+        ("generate_samples",),  # of counts there are no pictures
+        ("generate_samples", "plot_images"),
+        ("swap_classes",),
+        ("plot_swaps", "swap_classes"),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=1000 State=UP PriorityTier=1
 PartitionName=gpu Nodes=ALL MaxTime=1000 State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=1000 State=UP PriorityTier=2
 """
-NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=16000 Gres=gpu:toy:2"
+NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=64000 Gres=gpu:toy:2"
 GRES_CONF = "AutoDetect=off\nNodeName=n[1-{n}] Name=gpu Type=toy File={root}/dev/gpu[0-1] Flags=nvidia_gpu_env\n"
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 
@@ -129,7 +129,9 @@ class Cluster:
         wait_until(lambda: subprocess.run(["munge", "-n"], capture_output=True).returncode == 0, 20, "no munged")
 
     def start_controller(self) -> None:
+        """Start it; at the end it answers."""
         run("slurmctld", "-f", str(ETC / "slurm.conf"))
+        wait_until(lambda: run("scontrol", "show", "config", check=False), 30, "the controller does not answer")
 
     def stop_controller(self) -> None:
         self._kill(self.root / "run" / "slurmctld.pid")
