@@ -21,7 +21,7 @@ from tests.faults.reference import Lost, Reference
 from tests.faults.trials import AT_REST, Trial, flip
 
 TABLE = ROOT / "docs" / "faults.csv"
-N_TRIALS = {"kill": 12} | {fault: 1 for fault in FAULTS if "workflow" in fault}
+N_TRIALS = {"kill": 8} | {fault: 1 for fault in FAULTS if "workflow" in fault}
 CASES = [pytest.param(fault, marks=pytest.mark.slow if "workflow" in fault else ()) for fault in FAULTS]
 
 
@@ -32,7 +32,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 @pytest.mark.parametrize("fault", CASES)
 def test_a_step_recovers_to_the_same_bits(fault: str, reference: Reference, tmp_path: Path) -> None:
-    for step, seed in planned(fault, N_TRIALS.get(fault, 4), reference, seed=1):
+    for step, seed in planned(fault, N_TRIALS.get(fault, 2), reference, seed=1):
         try:
             assert tried(fault, step, seed, reference, tmp_path / "trial") is None, (step, seed)
         except NoDisk as error:

@@ -25,7 +25,7 @@ from tests.fuzz import child
 from tests.fuzz.child import OUTCOMES, run
 from tests.fuzz.readers import READERS, ROOT, Reader
 
-N_CASES = 40
+N_CASES = 20
 CONFIGS = sorted(path for path in (ROOT / "config").rglob("*.yaml"))
 
 
