@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ SECONDS, BYTES_PER_SECOND = 120.0, 50_000  # that the reading of a file may take
 END = "; truncated, or damaged?"
 
 _parent: int | None = None  # a pipe, in a child of `guarded`
+_lock = threading.Lock()
+_n_reading, _unlimited = 0, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)  # blocks of `reading`; the limit before
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -88,10 +91,7 @@ def reading(where: str, path: Path | None = None) -> Iterator[None]:
     Raises:
         UserError: more memory is needed.
     """
-    free, used = free_memory(), data_bytes()
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    if free is not None and used is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (used + free, before[1]))
+    free = _limit()
     _tell(f"{0 if path is None else _size(path)} {' '.join(where.split())}")
     try:
         yield
@@ -100,7 +100,29 @@ def reading(where: str, path: Path | None = None) -> Iterator[None]:
         raise UserError(f"{where}: needs more memory{amount}; damaged, or too large for this machine?") from error
     finally:
         _tell("")
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        _limit_no_more()
+
+
+def _limit() -> int | None:
+    """Limit this process to what is free now, unless it is limited already; bytes that are free."""
+    global _n_reading, _unlimited
+    with _lock:
+        free, used = free_memory(), data_bytes()
+        if not _n_reading:
+            _unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+            if free is not None and used is not None:
+                resource.setrlimit(resource.RLIMIT_DATA, (used + free, _unlimited[1]))
+        _n_reading += 1
+    return free
+
+
+def _limit_no_more() -> None:
+    """Put the limit back that there was, once nothing is read any more: threads may read at the same time."""
+    global _n_reading
+    with _lock:
+        _n_reading -= 1
+        if not _n_reading:
+            resource.setrlimit(resource.RLIMIT_DATA, _unlimited)
 
 
 def _size(path: Path) -> int:

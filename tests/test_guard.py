@@ -167,3 +167,14 @@ def test_a_file_that_crashes_a_library_is_one_line_at_the_command_line(tmp_path:
     assert line.startswith(f"nvae-bio: {folder / 'matrix.mtx'}: cannot be read"), line
     assert done.returncode == 2
     assert not output.parent.exists()
+
+
+def test_threads_that_read_at_the_same_time_leave_no_limit() -> None:
+    before, first, second = resource.getrlimit(resource.RLIMIT_DATA), reading("one"), reading("two")
+    first.__enter__()
+    second.__enter__()
+    assert resource.getrlimit(resource.RLIMIT_DATA) != before
+    first.__exit__(None, None, None)  # not in the order of blocks
+    assert resource.getrlimit(resource.RLIMIT_DATA) != before
+    second.__exit__(None, None, None)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
