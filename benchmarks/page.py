@@ -167,7 +167,7 @@ def plan_table() -> str:
           for step, found in of_step.items()),
         *((f"`{step}`, memory", f"{_memory_at(found['peak_mb'], N_PLANNED) / 1024:.0f} GB")
           for step, found in of_step.items()),
-        *((f"an epoch on {n} GPU{'s' * (n > 1)} of {gpu:,.0f} cells/s (batch {batch * n:,})", f"{N_PLANNED / gpu / n / 60:.1f} min")
+        *((f"an epoch, {n} × {gpu:,.0f} cells/s (batch {batch * n:,})", f"{N_PLANNED / gpu / n / 60:.1f} min")
           for n in (1, 4, 16)),
         ("the same, if each process reads all blocks", f"at least {N_PLANNED / read_speed / 60:.1f} min"),
         ("exchanged a step and GPU", f"{N_WEIGHTS * 4 / 1e6:.1f} MB"),
