@@ -13,6 +13,8 @@ import scipy.sparse
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.config import CountsSettings
+from nvae_bio.data.removed import RemovalLog
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 1000  # samples of the test part, at most
@@ -80,5 +82,8 @@ def as_prepared(counts: scipy.sparse.csr_matrix | np.ndarray, label: np.ndarray,
         index=[f"cell{i}" for i in range(n)],
     )
     var = pd.DataFrame(index=[f"gene{i}" for i in range(counts.shape[1])])
-    data = {"kind": "counts", "classes": np.array(classes, dtype=object), "fingerprint": f"benchmark {seed}"}
+    data = {
+        "kind": "counts", "classes": np.array(classes, dtype=object), "fingerprint": f"benchmark {seed}",
+        "settings": CountsSettings(kind="counts").model_dump_json(), "removed": RemovalLog().table(),
+    }  # fmt: skip
     return AnnData(counts, obs=obs, var=var, uns={schema.DATA: data})
