@@ -76,7 +76,8 @@ def make_samples(truth: AnnData, seed: int = 1) -> AnnData:
     split = np.where(np.arange(truth.n_obs) % 2, "test", "train")
     obs = pd.DataFrame({schema.LABEL: pd.Categorical(truth.obs["label"]), schema.SPLIT: split}, index=truth.obs_names)
     adata = AnnData(np.zeros(truth.shape), obs=obs, var=pd.DataFrame(index=truth.var_names))
-    adata.uns[schema.DATA] = {"kind": "counts"}
+    needed = {"classes": np.array(CLASSES, dtype=object), "fingerprint": "f", "settings": "{}", "removed": "none"}
+    adata.uns[schema.DATA] = {"kind": "counts", **needed}
     return adata[order, ::-1].copy()
 
 

@@ -13,7 +13,7 @@ from anndata.utils import make_index_unique
 
 from nvae_bio.errors import UserError
 
-LONGEST = 80  # characters of a name in a message
+LONGEST = 150  # characters of a name in a message
 
 
 @contextmanager
