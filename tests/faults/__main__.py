@@ -20,7 +20,7 @@ from tests.faults.reference import Reference
 
 @click.command()
 @click.option(
-    "--trials", type=click.IntRange(1), default=228, show_default=True, help="kills; other faults are tried less often"
+    "--trials", type=click.IntRange(1), default=240, show_default=True, help="kills; other faults are tried less often"
 )
 @click.option(
     "--fault", type=click.Choice(list(FAULTS)), multiple=True, default=list(FAULTS), help="only this one; several times"
