@@ -1,7 +1,7 @@
 """Out of core: memory, time and disk of `prepare`, `train` and `embed` from a store, and its speed beside memory.
 
     python -m benchmarks.scale memory --cells 2000000 --scratch FOLDER   → benchmarks/results/scale_memory.csv
-    python -m benchmarks.scale speed --cells 200000 --scratch FOLDER     → benchmarks/results/scale_speed.csv
+    python -m benchmarks.scale speed --cells 100000 --scratch FOLDER     → benchmarks/results/scale_speed.csv
 
 Cells are simulated: of eight classes, negative binomial counts of 5,000 genes, about 500 a cell. Each command runs in a
 process of its own with one thread, and all that was written is deleted at the end. `speed` trains the same cells from
