@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 import scanpy
@@ -14,8 +13,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio.config import CountsSettings
-from nvae_bio.data.files import read_file, read_h5ad
-from nvae_bio.data.inside import check_hdf5, check_links
+from nvae_bio.data.files import read_file, read_h5ad, read_zarr
+from nvae_bio.data.inside import check_hdf5
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import check_sparse, pick_matrix
 from nvae_bio.data.mtx import read_mtx_folder
@@ -142,11 +141,6 @@ def library_of(obs: pd.DataFrame, in_file: np.ndarray, settings: CountsSettings,
     return library
 
 
-def _read_zarr(path: Path) -> AnnData:
-    check_links(path)
-    return anndata.read_zarr(path)
-
-
 def _read_10x_h5(path: Path) -> AnnData:
     check_hdf5(path)
     return scanpy.read_10x_h5(path, gex_only=False)
@@ -167,7 +161,7 @@ def _genes_only(counts: AnnData, where: str, log: RemovalLog) -> AnnData:
 
 FORMATS: dict[str, Callable[[Path], AnnData]] = {
     ".h5ad": read_h5ad,
-    ".zarr": partial(read_file, reader=_read_zarr, what="AnnData in a .zarr folder"),
+    ".zarr": read_zarr,
     ".h5": partial(read_file, reader=_read_10x_h5, what="a 10x .h5 file"),
 }
 

@@ -22,7 +22,7 @@ from anndata.io import sparse_dataset, write_elem
 from nvae_bio import schema
 from nvae_bio.config import LIKELIHOODS
 from nvae_bio.data.atomic import atomic_folder, atomic_path
-from nvae_bio.data.inside import check_hdf5
+from nvae_bio.data.inside import check_hdf5, check_links
 from nvae_bio.data.names import listed
 from nvae_bio.errors import UserError
 from nvae_bio.guard import reading
@@ -328,8 +328,6 @@ def read_h5ad(path: Path, backed: Literal["r"] | None = None) -> AnnData:
     """
 
     def reader(path: Path) -> AnnData:
-        if path.suffix == ".zarr" and backed is None:
-            return anndata.read_zarr(path)
         check_whole(path)
         check_hdf5(path)
         return anndata.read_h5ad(path, backed=backed)
@@ -337,8 +335,22 @@ def read_h5ad(path: Path, backed: Literal["r"] | None = None) -> AnnData:
     return read_file(path, reader, "an .h5ad file")
 
 
+def read_zarr(path: Path) -> AnnData:
+    """AnnData in a .zarr folder of any program, if all that it holds is in the folder.
+
+    Raises:
+        UserError: unreadable, or with links out of it.
+    """
+
+    def reader(path: Path) -> AnnData:
+        check_links(path)
+        return anndata.read_zarr(path)
+
+    return read_file(path, reader, "AnnData in a .zarr folder")
+
+
 def _read_with(path: Path, key: str, writer: str, backed: Literal["r"] | None = None) -> AnnData:
-    adata = read_h5ad(path, backed)
+    adata = read_zarr(path) if path.suffix == ".zarr" and backed is None else read_h5ad(path, backed)
     if not isinstance(adata.uns.get(key), Mapping):
         raise UserError(f"{path}: no uns[{key!r}]; was it written by `{writer}`?")
     return adata

@@ -112,9 +112,7 @@ class StoredMatrix:
     @property
     def n_bytes(self) -> int:
         """Bytes of all blocks, which lie on the disk."""
-        return sum(
-            kind.itemsize * n for place in self.places for _, kind, n in block_arrays(place.block, self.n_features)
-        )
+        return sum(n_bytes_of(place.block, self.n_features) for place in self.places)
 
     @property
     def density(self) -> float:
@@ -319,7 +317,7 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
     manifest = read_manifest(folder, fingerprint)
     obs = read_table(folder / OBS)
     lacking = [name for name in (schema.LABEL, schema.SPLIT, schema.LIBRARY, ROW) if name not in obs]
-    if lacking or sorted(obs[ROW]) != list(range(manifest.n)):
+    if lacking or not np.array_equal(np.sort(obs[ROW].to_numpy()), np.arange(manifest.n)):
         raise UserError(f"{folder / OBS}: {lacking[0] if lacking else ROW!r} is not of this store; {AGAIN}")
     data: dict[str, Any] = {"kind": "counts", "fingerprint": manifest.fingerprint, "classes": manifest.classes}
     if manifest.covariates:

@@ -139,7 +139,7 @@ class GeneMoments:
     @classmethod
     def of(cls, chunks: Iterable[sparse.csr_matrix], n_genes: int, batch: pd.Series | None) -> GeneMoments:
         """From one pass over the training cells; those without a batch count in `n_cells` alone."""
-        parts = list(range(1)) if batch is None else sorted(batch.dropna().unique())
+        parts = [0] if batch is None else sorted(batch.dropna().unique())
         total, square = np.zeros((len(parts), n_genes)), np.zeros((len(parts), n_genes))
         n_cells, members = np.zeros(n_genes, np.int64), []
         done = 0
