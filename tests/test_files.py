@@ -27,6 +27,7 @@ from nvae_bio.data.files import (
 )
 from nvae_bio.errors import UserError
 from nvae_bio.trained import load_model, save_model
+from tests.faults.disk import NoDisk, mounted, set_options
 from tests.toys import prepared_counts, trained
 
 TABLE = pd.DataFrame(
@@ -177,12 +178,12 @@ def test_a_temporary_file_names_machine_and_process(tmp_path: Path) -> None:
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 16 kB."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted: that needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        with mounted(folder):
+            set_options(folder, "size=16k")
+            yield folder
+    except NoDisk as error:
+        pytest.skip(str(error))
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -205,7 +206,7 @@ def test_on_a_full_disk_one_line_tells_and_the_old_file_stays(ending: str, disk:
 
 @pytest.mark.parametrize("ending", list(WRITERS))
 def test_on_a_read_only_disk_one_line_tells(ending: str, disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    set_options(disk, "ro")
     with pytest.raises(UserError, match=r"file\.\w+: cannot be written \(.*[Rr]ead-only file system.*\)"):
         WRITERS[ending](disk / f"file.{ending}")
     assert not list(disk.iterdir())
