@@ -12,6 +12,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     report = nvae_bio.report_factors([embedded], null=null, audits=[audit])  # .factors, .embedded, .seeds, .lines
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
+    mapped = nvae_bio.map_query(trained, prepared, new_adata)
 
 Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.prepare import prepare_data
+    from nvae_bio.query import map_query
     from nvae_bio.simulate import audio_features, simulate_counts, simulate_images, simulate_sounds
     from nvae_bio.suggest import suggest_settings
     from nvae_bio.train import train_model, train_models
@@ -57,6 +59,7 @@ _HOMES = {
     "interpolate_samples": "generate",
     "swap_classes": "generate",
     "traverse_factors": "generate",
+    "map_query": "query",
     "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -73,6 +76,7 @@ __all__ = [
     "generate_samples",
     "interpolate_samples",
     "load_model",
+    "map_query",
     "open_store",
     "plant_and_find",
     "prepare_data",

@@ -51,6 +51,17 @@ SPECIFIC_UMAP = "X_nvae_specific_umap"
 EFFECT_SHARED = "nvae_effect_shared"
 MODEL = "nvae"  # uns: version, settings, classes, seed, data fingerprint
 
+# mapped by a query, beside the keys of `embedded`
+QUERY = "nvae_query"  # uns: what was measured, what it is held against, how many are novel
+CLASS_SET = "nvae_set"  # classes that a sample may be of at `error`, " | " between them; empty: of none
+CLASS_SET_SIZE = "nvae_set_size"
+CLASS_P = "nvae_class_p"  # obsm: share of the class's reference samples that are no likelier to be of it
+BOUND = "nvae_bound"  # obsm: bound on log p(x|y) of what was measured, for every class, nats
+NOVELTY = "nvae_novelty"  # how strange a sample is, larger the stranger
+NOVELTY_P = "nvae_novelty_p"  # share of the reference samples that are as strange
+NOVEL = "nvae_novel"  # whether that is at most `novelty_level`
+STRANGENESS = "nvae_strangeness"  # obsm, a table: the ways in which it is strange
+
 # embedded, of a run: consensus over seeds
 FACTORS = "X_nvae_factors"  # score of each sample on each factor, NaN where its class cannot have it
 FACTORS_STD = "nvae_factors_std"  # its standard deviation over seeds

@@ -32,6 +32,7 @@ from nvae_bio.config import (
     Modulation,
     Programme,
     QcSettings,
+    QuerySettings,
     ReportSettings,
     RunSettings,
     Settings,
@@ -95,7 +96,7 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
-RUN_KEYS = "audit, dataset, embedding, evaluation, generation, model, power, report, seeds, training"
+RUN_KEYS = "audit, dataset, embedding, evaluation, generation, model, power, queries, report, seeds, training"
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
@@ -588,7 +589,7 @@ def test_reference_has_every_key() -> None:
     for model in (*KINDS, RunSettings, *config_reference.SIMULATIONS, Programme, Transformation, Modulation):
         for key, _ in iter_fields(model):
             name = key.rpartition(".")[2]
-            section = rf"\n## `(runs|simulations)\.NAME\.{name}`"
+            section = rf"\n## `(runs|simulations)\.NAME\.{name}(\.NAME)?`"
             assert f"\n| `{name}` | " in text or re.search(section, text), name
     assert "| `warmup_share` | share of all steps" in text
     assert "| number ≥ 0 and ≤ 0.5 | `0.25` |" in text
@@ -676,9 +677,26 @@ PARTS = {
     "audit": st.none() | settings_of(AuditSettings),
     "power": st.none(),  # for counts alone
     "generation": settings_of(GenerationSettings),
+    "queries": st.dictionaries(
+        st.sampled_from(["new", "donor.9"]),
+        settings_of(
+            QuerySettings,
+            paths=SOURCE["paths"],
+            dataset=st.just({"matrix": "raw", "ä/ö": [1, None]}),
+            error=SHARE,
+            novelty_level=SHARE,
+            max_novel=SHARE,
+            min_coverage=SHARE,
+        ),
+        max_size=2,
+    ),
     "evaluation": st.none() | settings_of(EvaluationSettings, finer_key=st.text(), decision_key=st.text()),
 }
-RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS)
+RUNS = settings_of(RunSettings, dataset=st.text(), **PARTS).map(
+    lambda run: (
+        run.model_copy(update={"queries": {}}) if run.model.variant == "vae" else run
+    )  # which is told no classes
+)
 
 
 @given(MODEL, st.integers(0, 50), st.integers(1, 60))

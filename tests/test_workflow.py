@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nvae_bio.config import FitSettings, ModelSettings, load_config, load_settings
+from nvae_bio.config import FitSettings, ModelSettings, QuerySettings, load_config, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
@@ -157,6 +157,22 @@ def test_the_base_of_every_variant_is_one_that_can_be_trained(tmp_path: Path) ->
     given = re.findall(r"nvae_bio train .*?--settings '(.*?)'", printed, re.DOTALL)
     assert len(given) == 3
     assert all(load_settings(text, FitSettings).model.n_private == 0 for text in given)
+
+
+def test_new_samples_are_mapped_by_the_model_of_each_seed(tmp_path: Path) -> None:
+    config, new = tmp_path / "config.yaml", tmp_path / "new.h5ad"
+    values = yaml.safe_load(TINY.read_text())
+    values["runs"]["digits"]["queries"] = {"later": {"paths": str(new), "error": 0.2}}
+    config.write_text(yaml.safe_dump(values))
+    lacking = dry_run(config, tmp_path)
+    assert lacking.returncode != 0
+    assert "new.h5ad" in lacking.stdout + lacking.stderr
+    new.touch()
+    done = dry_run(config, tmp_path, "--printshellcmds")
+    n_seeds = len(load_config(config).runs["digits"].seeds)
+    assert job_counts(done.stdout)["map_query"] == n_seeds
+    given = re.findall(r"nvae_bio query .*?--settings '(.*?)'", done.stdout, re.DOTALL)
+    assert [load_settings(text, QuerySettings).error for text in given] == [0.2] * n_seeds
 
 
 STUDY = """

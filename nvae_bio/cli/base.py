@@ -58,6 +58,6 @@ def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
     The steps in order: prepare, train, embed, audit, null, power, factors, plot; suggest proposes settings for a
-    re-run, generate draws samples from a trained model, simulate makes data of which the truth is known, evaluate
-    scores a run, baseline other methods beside it, and study gathers the scores.
+    re-run, generate draws samples from a trained model, query places new samples in one, simulate makes data of which
+    the truth is known, evaluate scores a run, baseline other methods beside it, and study gathers the scores.
     """

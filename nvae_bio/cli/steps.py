@@ -12,6 +12,7 @@ from nvae_bio.config import (
     EmbeddingSettings,
     FitSettings,
     NullKind,
+    QuerySettings,
     load_dataset,
     load_settings,
     load_simulation,
@@ -111,6 +112,24 @@ def embed(data: Path, weights: Path, card: Path, output: Path, settings: str, st
     from nvae_bio.embed import embed as run
 
     run(data, weights, card, output, load_settings(settings, EmbeddingSettings), store)
+
+
+@cli.command()
+@file_option("--data", "prepared data set of the model (.h5ad)")
+@model_options()
+@file_option("--output", "mapped samples to write (.h5ad)")
+@settings_option("the new samples (`paths` and how they are read)", "runs.mine.queries.new", required=True)
+def query(data: Path, weights: Path, card: Path, output: Path, settings: str) -> None:
+    """Place new samples in a trained model: latents, classes and how sure they are, what is new.
+
+    \b
+    Example:
+      nvae-bio query --data pbmc.h5ad --weights model.safetensors --card model.json --output mapped.h5ad \\
+          --settings '{"paths": "new.h5ad"}'
+    """
+    from nvae_bio.query import query as run
+
+    run(data, weights, card, output, load_settings(settings, QuerySettings))
 
 
 @cli.command()

@@ -25,6 +25,7 @@ from nvae_bio.config.models import (
     Variant,
     check_model_fits,
 )
+from nvae_bio.config.queries import QuerySettings
 from nvae_bio.config.reading import (
     check_yaml,
     iter_fields,
@@ -33,6 +34,7 @@ from nvae_bio.config.reading import (
     load_settings,
     load_simulation,
     parse_settings,
+    read_dataset,
 )
 from nvae_bio.config.reports import AuditSettings, FactorSettings, NullKind, PowerSettings, ReportSettings
 from nvae_bio.config.runs import (
@@ -104,6 +106,7 @@ __all__ = [
     "PowerSettings",
     "Programme",
     "QcSettings",
+    "QuerySettings",
     "ReportSettings",
     "RunSettings",
     "Settings",
@@ -127,5 +130,6 @@ __all__ = [
     "load_settings",
     "load_simulation",
     "parse_settings",
+    "read_dataset",
     "usual_epochs",
 ]

@@ -151,6 +151,15 @@ def load_dataset(source: str) -> Dataset:
     return load_settings(source, _AnyDataset).root
 
 
+def read_dataset(values: Any, source: str) -> Dataset:
+    """Settings of a data set of any kind, from plain values.
+
+    Raises:
+        UserError: as `parse_settings`.
+    """
+    return parse_settings(values, _AnyDataset, source).root
+
+
 class _AnyDataset(RootModel[Dataset]):
     pass
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from nvae_bio.config.base import Seed, Settings
+from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.evaluation import OptionalEvaluation
 from nvae_bio.config.models import LikelihoodName, ModelSettings, Variant
+from nvae_bio.config.queries import QuerySettings
 from nvae_bio.config.reports import (
     AuditSettings,
     FactorSettings,
@@ -209,6 +210,9 @@ class RunSettings(FitSettings):
     )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+    queries: dict[Name, QuerySettings] = Field(
+        {}, description="named sets of new samples that each trained model maps; of a model that is told classes"
+    )
     evaluation: OptionalEvaluation = Field(
         None, description="`off`, `on` or its keys: scores of the model on held-out samples, beside the report"
     )

@@ -70,6 +70,11 @@ class WorkflowSettings(Settings):
                 )
             if run.report.gene_sets is not None and self.datasets[run.dataset].kind == "images":
                 raise ValueError(f"runs.{name}.report.gene_sets: pixels are no genes; allowed for images: null")
+            for query, one in run.queries.items():
+                if not one.paths:
+                    raise ValueError(f"runs.{name}.queries.{query}: paths: none; allowed: the files of new samples")
+            if run.queries and run.model.variant == "vae":
+                raise ValueError(f"runs.{name}.queries: variant 'vae' is told no classes; allowed: the other variants")
             _check_columns(run.model, self.datasets[run.dataset], f"runs.{name}.model.", f"datasets.{run.dataset}")
         for study_run in self.study_runs.values():
             self._check_condition(study_run)

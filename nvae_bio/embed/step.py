@@ -100,7 +100,7 @@ def _embed_into(
         of_all[rows] = gain
         adata.obsm[schema.GAIN_SHARED] = of_all[place].numpy()
     _write_effects(adata, effects, trained)
-    adata.uns[schema.MODEL] = _provenance(trained, seed)
+    adata.uns[schema.MODEL] = provenance(trained, seed)
     if settings.umap:
         _write_umaps(adata, encoded, place, settings.umap_max_samples, seed)
 
@@ -137,26 +137,33 @@ def _write_posterior(adata: AnnData, encoded: Encoded, place: torch.Tensor, trai
 def _posterior_of(encoded: Encoded, trained: TrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Tables and columns of some samples, by their keys in obsm and obs; tables without a column are left out."""
     network = trained.network
-    block = network.block(encoded.label)
-    own = Posterior(encoded.shared, encoded.private).own(block)
-    mask = F.one_hot(block, network.n_blocks)[:, :, None]
-    masked = (encoded.private.mean * mask).flatten(1)
-    tables = {
-        schema.SHARED: encoded.shared.mean,
-        schema.SPECIFIC: own.mean,
-        schema.JOINT: torch.cat([encoded.shared.mean, masked], dim=1),
-        schema.SHARED_STD: encoded.shared.log_std.exp(),
-        schema.SPECIFIC_STD: own.log_std.exp(),
-        schema.CLASS_PROBABILITY: encoded.class_probability,
-        schema.KL_SHARED: encoded.shared.kl(),
-        schema.KL_PRIVATE: encoded.private.kl().flatten(1),
-        schema.GAIN: encoded.gain,
-    }
+    tables = latent_tables(Posterior(encoded.shared, encoded.private), network.block(encoded.label))
+    tables |= {schema.CLASS_PROBABILITY: encoded.class_probability, schema.GAIN: encoded.gain}
     confidence, predicted = encoded.class_probability.max(1)
     columns = {schema.PREDICTED: predicted, schema.CONFIDENCE: confidence, schema.ELBO: encoded.elbo}
     if network.n_private:
         columns[schema.GAIN] = encoded.block_gain
     return {key: table for key, table in tables.items() if table.shape[1] > 0}, columns
+
+
+def latent_tables(posterior: Posterior, block: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The latents of some samples by their keys in obsm.
+
+    Args:
+        posterior: q(z_s|x) (n, S) and q(z_c|x) (n, C, K).
+        block: which block is the sample's own, (n,).
+    """
+    (shared, private), own = posterior, posterior.own(block)
+    masked = (private.mean * F.one_hot(block, private.mean.shape[1])[:, :, None]).flatten(1)
+    return {
+        schema.SHARED: shared.mean,
+        schema.SPECIFIC: own.mean,
+        schema.JOINT: torch.cat([shared.mean, masked], dim=1),
+        schema.SHARED_STD: shared.log_std.exp(),
+        schema.SPECIFIC_STD: own.log_std.exp(),
+        schema.KL_SHARED: shared.kl(),
+        schema.KL_PRIVATE: private.kl().flatten(1),
+    }
 
 
 def _write_effects(adata: AnnData, effects: DecodedEffects, trained: TrainedModel) -> None:
@@ -170,7 +177,13 @@ def _write_effects(adata: AnnData, effects: DecodedEffects, trained: TrainedMode
         adata.varm[f"{key}_lower"], adata.varm[f"{key}_upper"] = found.lower, found.upper
 
 
-def _provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
+def provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
+    """`uns["nvae"]` of what a model made of samples.
+
+    Args:
+        trained: the model.
+        seed: of draws and layout.
+    """
     card, network = trained.card, trained.network
     return {
         "version": nvae_bio.__version__,

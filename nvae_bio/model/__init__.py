@@ -10,6 +10,7 @@ from nvae_bio.model.likelihoods import (
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from nvae_bio.model.measured import measured_part
 from nvae_bio.model.moments import ClassSums, FeatureMoments
 from nvae_bio.model.nvae import NVAE, DiagonalGaussian, Pass, Posterior, build_nvae
 from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight, unlabelled_bound
@@ -36,5 +37,6 @@ __all__ = [
     "elbo_terms",
     "keep_models",
     "kl_weight",
+    "measured_part",
     "unlabelled_bound",
 ]

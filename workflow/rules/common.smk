@@ -143,12 +143,18 @@ wildcard_constraints:
     run=any_of(settings.runs),
     seed=r"\d+",
     part=r"\d+",
+    query=any_of({query for run in settings.runs.values() for query in run.queries}),
     kind="|".join(get_args(NullKind)),
 
 
 def run_of(wildcards):
     """Settings of the run."""
     return settings.runs[wildcards.run]
+
+
+def query_of(wildcards):
+    """Settings of new samples that the run maps."""
+    return run_of(wildcards).queries[wildcards.query]
 
 
 def prepared_of(wildcards):
@@ -265,6 +271,7 @@ def all_results():
             if name in LABELLED_RUNS:
                 made.append("swaps")
                 figures = figures + (SWAP_FIGURES if name in IMAGE_RUNS else [])
+            made += [f"queries/{query}" for query in run.queries]
             files += [f"results/{name}/{seed}/{file}.h5ad" for file in made]
             files += [
                 f"results/{name}/{seed}/figures/{figure}.png" for figure in figures

@@ -1,0 +1,7 @@
+"""Step: place new samples in a trained model: latents, classes with their certainty, novelty."""
+
+from nvae_bio.query.adapt import adapt_model
+from nvae_bio.query.read import Query, read_query, reference_query
+from nvae_bio.query.step import map_query, query
+
+__all__ = ["Query", "adapt_model", "map_query", "query", "read_query", "reference_query"]
