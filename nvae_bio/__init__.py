@@ -13,6 +13,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
     mapped = nvae_bio.map_query(trained, prepared, new_adata)
+    changed = nvae_bio.change_samples(trained, prepared, CounterfactualSettings(factors={"shared 0": 2}))
 
 Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nvae_bio.audit import audit_labels
+    from nvae_bio.counterfactual import change_samples
     from nvae_bio.data.store import Store, open_store
     from nvae_bio.embed import embed_data
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
@@ -60,6 +62,7 @@ _HOMES = {
     "swap_classes": "generate",
     "traverse_factors": "generate",
     "map_query": "query",
+    "change_samples": "counterfactual",
     "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -72,6 +75,7 @@ __all__ = [
     "TrainedModel",
     "audio_features",
     "audit_labels",
+    "change_samples",
     "embed_data",
     "generate_samples",
     "interpolate_samples",

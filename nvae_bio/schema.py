@@ -62,6 +62,8 @@ NOVELTY_P = "nvae_novelty_p"  # share of the reference samples that are as stran
 NOVEL = "nvae_novel"  # whether that is at most `novelty_level`
 STRANGENESS = "nvae_strangeness"  # obsm, a table: the ways in which it is strange
 
+COUNTERFACTUAL = "nvae_counterfactual"  # uns: settings, how many samples were refused
+
 # embedded, of a run: consensus over seeds
 FACTORS = "X_nvae_factors"  # score of each sample on each factor, NaN where its class cannot have it
 FACTORS_STD = "nvae_factors_std"  # its standard deviation over seeds

@@ -18,6 +18,7 @@ from nvae_bio import config
 from nvae_bio.config import (
     BY_KIND,
     AuditSettings,
+    CounterfactualSettings,
     CountsSettings,
     CountsSimulation,
     DatasetSettings,
@@ -96,7 +97,9 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
-RUN_KEYS = "audit, dataset, embedding, evaluation, generation, model, power, queries, report, seeds, training"
+RUN_KEYS = (
+    "audit, counterfactuals, dataset, embedding, evaluation, generation, model, power, queries, report, seeds, training"
+)
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
@@ -677,6 +680,20 @@ PARTS = {
     "audit": st.none() | settings_of(AuditSettings),
     "power": st.none(),  # for counts alone
     "generation": settings_of(GenerationSettings),
+    "counterfactuals": st.dictionaries(
+        st.sampled_from(["up", "as-B"]),
+        settings_of(
+            CounterfactualSettings,
+            samples=st.just([]),
+            where=st.just({"a b": ["1", "ä"]}),
+            as_class=st.just("B"),
+            factors=st.just({"shared 3": -2.5}),
+            n_draws=st.integers(20, 99),
+            interval=SHARE,
+            support_level=SHARE,
+        ),
+        max_size=2,
+    ),
     "queries": st.dictionaries(
         st.sampled_from(["new", "donor.9"]),
         settings_of(

@@ -159,9 +159,10 @@ def test_the_base_of_every_variant_is_one_that_can_be_trained(tmp_path: Path) ->
     assert all(load_settings(text, FitSettings).model.n_private == 0 for text in given)
 
 
-def test_new_samples_are_mapped_by_the_model_of_each_seed(tmp_path: Path) -> None:
+def test_new_and_changed_samples_are_made_by_the_model_of_each_seed(tmp_path: Path) -> None:
     config, new = tmp_path / "config.yaml", tmp_path / "new.h5ad"
     values = yaml.safe_load(TINY.read_text())
+    values["runs"]["digits"]["counterfactuals"] = {"as-3": {"as_class": "3"}}
     values["runs"]["digits"]["queries"] = {"later": {"paths": str(new), "error": 0.2}}
     config.write_text(yaml.safe_dump(values))
     lacking = dry_run(config, tmp_path)
@@ -171,6 +172,7 @@ def test_new_samples_are_mapped_by_the_model_of_each_seed(tmp_path: Path) -> Non
     done = dry_run(config, tmp_path, "--printshellcmds")
     n_seeds = len(load_config(config).runs["digits"].seeds)
     assert job_counts(done.stdout)["map_query"] == n_seeds
+    assert job_counts(done.stdout)["change_samples"] == job_counts(done.stdout)["plot_change"] == n_seeds
     given = re.findall(r"nvae_bio query .*?--settings '(.*?)'", done.stdout, re.DOTALL)
     assert [load_settings(text, QuerySettings).error for text in given] == [0.2] * n_seeds
 

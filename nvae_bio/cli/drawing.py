@@ -8,6 +8,7 @@ import click
 
 from nvae_bio.cli.base import FOLDER, cli, file_option, model_options, settings_option
 from nvae_bio.config import (
+    CounterfactualSettings,
     GenerationSettings,
     load_settings,
 )
@@ -37,6 +38,27 @@ def generate(data: Path, weights: Path, card: Path, settings: str, **outputs: Pa
 
 
 @cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@model_options()
+@file_option("--output", "changed samples to write (.h5ad)")
+@file_option("--table", "what the change does to each feature, to write (.parquet)", required=False)
+@settings_option("which samples, and what is changed", "runs.mine.counterfactuals.up", required=True)
+def counterfactual(data: Path, weights: Path, card: Path, output: Path, table: Path | None, settings: str) -> None:
+    """Decode samples as another class, with a factor moved, or in another batch; with intervals.
+
+    \b
+    Examples:
+      nvae-bio counterfactual --data cells.h5ad --weights model.safetensors --card model.json --output up.h5ad \\
+          --table up.parquet --settings '{"factors": {"shared 0": 2}, "where": {"label": "B cells"}}'
+      nvae-bio counterfactual --data digits.h5ad --weights model.safetensors --card model.json --output as3.h5ad \\
+          --settings '{"as_class": "3"}'
+    """
+    from nvae_bio.counterfactual import counterfactual as run
+
+    run(data, weights, card, output, load_settings(settings, CounterfactualSettings), table)
+
+
+@cli.command()
 @click.option("--output", type=FOLDER, required=True, help="folder of the figures (.png and .svg)")
 @file_option("--data", "prepared data set → data", required=False)
 @file_option(
@@ -49,6 +71,7 @@ def generate(data: Path, weights: Path, card: Path, settings: str, **outputs: Pa
 )
 @file_option("--embedded", "embedded data set → embedding_shared, embedding_specific, posterior", required=False)
 @file_option("--evaluation", "scores of a run (.csv) → scores", required=False)
+@file_option("--changed", "samples with something changed → a figure of its name", required=False)
 @file_option("--samples", "samples of an image model → samples", required=False)
 @file_option("--interpolations", "interpolations of an image model → interpolations", required=False)
 @file_option("--swaps", "swaps of an image model → swaps", required=False)

@@ -6,6 +6,7 @@ keys. This module imports neither torch nor scanpy, so that Snakemake can valida
 """
 
 from nvae_bio.config.base import Name, Settings, Share
+from nvae_bio.config.counterfactuals import CounterfactualSettings
 from nvae_bio.config.datasets import (
     BUILTINS,
     CountsSettings,
@@ -82,6 +83,7 @@ __all__ = [
     "Change",
     "Classifier",
     "ConditionSettings",
+    "CounterfactualSettings",
     "CountsSettings",
     "CountsSimulation",
     "Dataset",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from nvae_bio.config.base import Name, Seed, Settings
+from nvae_bio.config.counterfactuals import CounterfactualSettings
 from nvae_bio.config.evaluation import OptionalEvaluation
 from nvae_bio.config.models import LikelihoodName, ModelSettings, Variant
 from nvae_bio.config.queries import QuerySettings
@@ -210,6 +211,9 @@ class RunSettings(FitSettings):
     )
     report: ReportSettings = ReportSettings()
     generation: GenerationSettings = GenerationSettings()
+    counterfactuals: dict[Name, CounterfactualSettings] = Field(
+        {}, description="named changes of samples that each trained model decodes"
+    )
     queries: dict[Name, QuerySettings] = Field(
         {}, description="named sets of new samples that each trained model maps; of a model that is told classes"
     )

@@ -19,6 +19,7 @@ from nvae_bio.data.files import (
     read_table,
 )
 from nvae_bio.errors import UserError
+from nvae_bio.plot.counterfactual import plot_counterfactual
 from nvae_bio.plot.data import plot_data
 from nvae_bio.plot.embedding import plot_posterior, plot_shared_embedding, plot_specific_embedding
 from nvae_bio.plot.factors import plot_private_kl, plot_shared_kl, plot_top_features
@@ -38,6 +39,7 @@ from nvae_bio.plot.training import plot_history
 __all__ = [
     "plot",
     "plot_class_page",
+    "plot_counterfactual",
     "plot_data",
     "plot_factor_map",
     "plot_history",
@@ -105,6 +107,7 @@ def plot(
     embedded: Path | None = None,
     traversals: Path | None = None,
     evaluation: Path | None = None,
+    changed: Path | None = None,
     **pictures: Path | None,
 ) -> list[str]:
     """Draw every figure whose input is given, as PNG and SVG into the folder `output`; returns their names.
@@ -119,6 +122,7 @@ def plot(
         embedded: embedded file of one seed → `embedding_shared`, `embedding_specific`, `posterior`.
         traversals: traversals of an image model → `traversals_shared`, `traversals_private`.
         evaluation: scores of the run → `scores`.
+        changed: samples with something changed → a figure of the file's name.
         pictures: `samples`, `interpolations` and `swaps` of an image model → a figure of the name each.
 
     Raises:
@@ -149,13 +153,15 @@ def plot(
             figures |= {name: draw(adata) for name, draw in EMBEDDING_FIGURES.items()}
         if evaluation is not None:
             figures["scores"] = plot_run_scores(read_scores([evaluation]))
+        if changed is not None:
+            figures[changed.stem] = plot_counterfactual(read_generated(changed))
         for name, path in pictures.items():
             if path is not None:
                 figures[name] = PICTURE_FIGURES[name](read_generated(path, images_only=True))
         if not figures:
             raise UserError(
                 "plot: nothing to draw; give --data, --history, --report, --seeds, --embedded, --evaluation, "
-                "--samples, --interpolations or --swaps"
+                "--changed, --samples, --interpolations or --swaps"
             )
         for name, figure in figures.items():
             save_figure(figure, output, name)

@@ -35,7 +35,8 @@ def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
     return np.concatenate([np.concatenate([padded(p) for p in row], axis=1) for row in rows], axis=0)
 
 
-def _show(ax: Axes, rows: Sequence[Sequence[np.ndarray]], names: Sequence[str]) -> None:
+def show_rows(ax: Axes, rows: Sequence[Sequence[np.ndarray]], names: Sequence[str]) -> None:
+    """Rows of pictures, each with its name."""
     ax.imshow(tile(rows).clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     height = rows[0][0].shape[0] + 1
     ax.set_yticks([height * (i + 0.5) for i in range(len(rows))], list(names), fontsize=6)
@@ -81,7 +82,7 @@ def _plot_traversals(traversals: AnnData, report: AnnData, kind: str, max_dims: 
     for ax, name in zip(axes, classes, strict=True):
         kl = _kl_of(report, seed, kind, "" if kind == "shared" else name)
         dims = [int(dim) for dim in kl.sort_values(ascending=False, kind="stable").index[:n_dims]]
-        _show(ax, *_traversal_rows(traversals, kind, name, dims, kl))
+        show_rows(ax, *_traversal_rows(traversals, kind, name, dims, kl))
         ax.set_title(name, fontsize=8)
     span = part["value"].max()
     figure.suptitle(
@@ -106,7 +107,7 @@ def _plot_rows(rows: list[list[np.ndarray]], names: Sequence[str], title: str, h
     width, (n_down, n_across) = 4.6, rows[0][0].shape[:2]
     height = head + (width - 0.6) * len(rows) * (n_down + 1) / (len(rows[0]) * (n_across + 1))
     figure, (ax,) = make_panels(1, width, height, 1)
-    _show(ax, rows, names)
+    show_rows(ax, rows, names)
     ax.set_title(title, fontsize=8)
     return figure, ax
 
@@ -154,6 +155,6 @@ def plot_samples(samples: AnnData) -> Figure:
             chosen = np.flatnonzero(((obs["sigma"] == sigma) & (obs[schema.LABEL] == name)).to_numpy())[:n_columns]
             row = [as_picture(row, shape) for row in np.asarray(samples.layers["mean"][chosen])]
             rows.append(row + [np.ones_like(row[0])] * (n_columns - len(row)))
-        _show(ax, rows, classes)
+        show_rows(ax, rows, classes)
         ax.set_title(f"z ~ N(0, σ²), σ = {sigma:g}", fontsize=8)
     return figure

@@ -143,6 +143,9 @@ wildcard_constraints:
     run=any_of(settings.runs),
     seed=r"\d+",
     part=r"\d+",
+    change=any_of(
+        {change for run in settings.runs.values() for change in run.counterfactuals}
+    ),
     query=any_of({query for run in settings.runs.values() for query in run.queries}),
     kind="|".join(get_args(NullKind)),
 
@@ -155,6 +158,11 @@ def run_of(wildcards):
 def query_of(wildcards):
     """Settings of new samples that the run maps."""
     return run_of(wildcards).queries[wildcards.query]
+
+
+def change_of(wildcards):
+    """Settings of a change that the run makes to samples."""
+    return run_of(wildcards).counterfactuals[wildcards.change]
 
 
 def prepared_of(wildcards):
@@ -272,6 +280,11 @@ def all_results():
                 made.append("swaps")
                 figures = figures + (SWAP_FIGURES if name in IMAGE_RUNS else [])
             made += [f"queries/{query}" for query in run.queries]
+            made += [f"counterfactuals/{change}" for change in run.counterfactuals]
+            files += [
+                f"results/{name}/{seed}/counterfactuals/{change}.png"
+                for change in run.counterfactuals
+            ]
             files += [f"results/{name}/{seed}/{file}.h5ad" for file in made]
             files += [
                 f"results/{name}/{seed}/figures/{figure}.png" for figure in figures
