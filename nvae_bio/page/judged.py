@@ -20,7 +20,7 @@ from nvae_bio.page.pictures import Picture, factor_picture, power_picture, trave
 from nvae_bio.page.points import scored_factors
 from nvae_bio.page.results import RunResults
 from nvae_bio.page.tables import Cell, Link, Mark, Table, make_table, number, small, text_of, with_interval
-from nvae_bio.plot.panels import outcomes, settings_of, table_of
+from nvae_bio.plot.panels import outcomes, settings_of, table_of, weak_classes
 from nvae_bio.plot.power import power_line, power_of
 
 N_FEATURES = 10  # of each direction, in a table
@@ -295,18 +295,19 @@ def leakage_table(results: RunResults) -> Table | None:
 
 def capacity_table(results: RunResults) -> Table | None:
     """How many private factors each class has, and how many there is room for."""
-    table, weak = table_of(results.factors, schema.CAPACITY), {True: "under-powered", False: "enough"}
+    table, weak = table_of(results.factors, schema.CAPACITY), weak_classes(results.factors) or set()
     if table.empty or not table["n_private"].any():
         return None
     columns = {"n_private": "private dims", "n_used": "private factors", "n_hidden": "of them in z_s",
                "n_spilled": "dims with what most classes share", "n_found_once": "found in one seed alone",
                "room_left": "room for more"}  # fmt: skip
+    told: dict[bool, Cell] = {True: Mark("no: under-powered", "under-powered"), False: "yes"}
     rows = [
-        [str(row["class"]), *(str(int(row[key])) for key in columns),
-         Mark(weak[bool(row["under_powered"])], "under-powered" if row["under_powered"] else "active")]
+        [str(row["class"]), *(str(int(row[key])) for key in columns), told[str(row["class"]) in weak]]
         for _, row in table.iterrows()
-    ]  # fmt: skip
-    return make_table("Private factors of each class", ("class", *columns.values(), "power"), rows, range(1, 7))
+    ]
+    head = ("class", *columns.values(), "could one be told?")
+    return make_table("Private factors of each class", head, rows, range(1, 7))
 
 
 def power_parts(results: RunResults) -> list[tuple[str, str, Picture]]:

@@ -234,11 +234,13 @@ def pack_points(results: RunResults, settings: PageSettings) -> dict[str, Any]:
     ]  # fmt: skip
     drawn = int(np.isfinite(places.shared).all(1).sum()) if places.shared_axes[0] else results.scores.n_obs
     classes = [name for name in results.classes if name in set(label[rows])]
+    n_private = results.embedded.obsm[schema.SPECIFIC].shape[1] if schema.SPECIFIC in results.embedded.obsm else 0
     with_block = [name for name in classes if np.isfinite(places.specific[rows][label[rows] == name]).all(1).any()]
     return {
         "n": len(rows), "n_all": results.scores.n_obs, "n_with_place": drawn, "seed": results.seed,
         "names": [str(name) for name in results.scores.obs_names[rows]],
         "own_class": pack_levels(pd.Series(label[rows]), classes), "with_block": with_block,
+        "n_private": n_private, "on_prior_scale": n_private in (1, 2),
         "shared": [pack(axis) for axis in places.shared[rows].T], "shared_axes": places.shared_axes,
         "specific": [pack(axis) for axis in places.specific[rows].T], "specific_axes": places.specific_axes,
         "columns": columns + factors, "left_out": left_out,

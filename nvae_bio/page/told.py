@@ -112,10 +112,10 @@ def training_table(results: RunResults) -> Table:
         rows.append([
             str(card.seed), count(card.best_epoch), count(history["epoch"].max() + 1),
             count(before.max() + 1 if len(before) else 0), reached, *(number(kept[c]) for c in TERMS), temperature,
-            f"{card.device}, batches of {card.settings.training.batch_size}",
+            card.device,
         ])  # fmt: skip
-    head = ["seed", "kept epoch", "epochs trained", "epochs of warm-up", "KL weight at the kept epoch", *TERMS.values(),
-            "temperature of q(y|x)", "trained on"]  # fmt: skip
+    head = ["seed", "kept epoch", "epochs trained", "epochs of warm-up", "KL weight there", *TERMS.values(),
+            "temperature of q(y|x)", "device"]  # fmt: skip
     return make_table("Each seed at the epoch that was kept (validation samples)", head, rows, (1, 2, 3, *range(5, 11)))
 
 

@@ -13,7 +13,7 @@ from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from nvae_bio.plot.style import EFFECT_CMAP, MISSING, OKABE_ITO
+from nvae_bio.plot.style import MISSING, OKABE_ITO
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "hex", "star")
 N_SHADES = 64
@@ -40,8 +40,7 @@ def viewer_item() -> dict[str, Any]:
         axis.axis_label, axis.axis_label_text_font_style = " ", "normal"
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = "#6b7280"
     plot.grid.grid_line_color = "#eef0f2"
-    if plot.toolbar.logo is not None:
-        plot.toolbar.logo = None
+    plot.toolbar.logo, plot.toolbar.autohide = None, True
     return numbered(json_item(plot))  # type: ignore[arg-type]
 
 
@@ -56,10 +55,8 @@ def numbered(item: dict[str, Any]) -> dict[str, Any]:
 
 def palettes() -> dict[str, Any]:
     """Colours and shapes: of levels, of numbers, of signed ones, and of samples without a value."""
-    import seaborn  # noqa: F401 (gives matplotlib its palettes)
-
     shades = {
         name: [mpl.colors.to_hex(mpl.colormaps[cmap](i / (N_SHADES - 1))) for i in range(N_SHADES)]
-        for name, cmap in (("number", "cividis"), ("signed", EFFECT_CMAP))
+        for name, cmap in (("number", "cividis"), ("signed", "coolwarm"))
     }
     return {"levels": list(OKABE_ITO), "markers": list(MARKERS), "missing": MISSING, **shades}

@@ -84,7 +84,7 @@
 
   function views() {
     const found = [];
-    if (points.shared_axes[0]) found.push(["shared", `shared embedding (${points.shared_axes.join(", ")})`]);
+    if (points.shared_axes[0]) found.push(["shared", "shared embedding"]);
     for (const name of points.with_block) found.push([`own ${points.own_class.levels.indexOf(name)}`, `own block of ${name}`]);
     return found;
   }
@@ -168,6 +168,8 @@
     const colours = colourer(column);
     const view = by("view").value;
     const [x, y] = view === "shared" ? places.shared : places.specific;
+    const axes = view === "shared" ? points.shared_axes : points.specific_axes;
+    const title = by("view").selectedOptions[0].textContent;
     const all = candidates();
     const rows = shuffled(column.kind === "levels" ? all.filter((i) => !state.hidden.has(colours.values[i])) : [...all]);
     if (plot) {
@@ -179,17 +181,16 @@
         value: rows.map((i) => `${column.title}: ${colours.text(i)}`),
       };
       plot.renderers[0].glyph.size = { value: rows.length > 8000 ? 3.5 : rows.length > 2000 ? 5 : 7 };
-      const axes = view === "shared" ? points.shared_axes : points.specific_axes;
       plot.below[0].axis_label = axes[0];
       plot.left[0].axis_label = axes[1];
       if (fit) {
-        setRange(plot.x_range, all.map((i) => x[i]));
-        setRange(plot.y_range, all.map((i) => y[i]));
+        const prior = view !== "shared" && points.on_prior_scale ? [-3.3, 3.3] : []; // an unused block looks like the point that it is
+        setRange(plot.x_range, [...prior, ...all.map((i) => x[i])]);
+        setRange(plot.y_range, [...(points.n_private > 1 ? prior : []), ...all.map((i) => y[i])]);
       }
     }
-    const title = by("view").selectedOptions[0].textContent;
     by("status").textContent = `${rows.length.toLocaleString("en")} of ${points.n_all.toLocaleString("en")} shown: ${title}, coloured by ${column.title}.`;
-    by("plot").setAttribute("aria-label", `Scatter plot: ${title}, coloured by ${column.title}; the numbers are in the table below.`);
+    by("plot").setAttribute("aria-label", `Scatter plot: ${title} (${axes.join(", ")}), coloured by ${column.title}; the numbers are in the table below.`);
     byClass(column, colours, rows);
   }
 
@@ -277,6 +278,16 @@
   window.addEventListener("afterprint", () => {
     for (const part of opened) part.open = false;
   });
+
+  // what is wider than its place is scrolled by keys, and nothing else takes the focus for it
+  const focusable = () => {
+    for (const part of document.querySelectorAll(".scroll")) {
+      part.scrollWidth > part.clientWidth ? part.setAttribute("tabindex", "0") : part.removeAttribute("tabindex");
+    }
+  };
+  window.addEventListener("resize", focusable);
+  document.addEventListener("toggle", focusable, true);
+  focusable();
 
   // where one reads
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
