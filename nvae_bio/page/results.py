@@ -17,7 +17,7 @@ from nvae_bio.plot.panels import check_report, classes_of, scores_of
 from nvae_bio.trained import ModelCard
 
 GENERATED = ("samples", "traversals", "interpolations", "swaps")
-TABLES = (schema.MEMBERS, schema.TESTS, schema.NULL, schema.ASSOCIATIONS, schema.LEAKAGE, schema.CAPACITY)
+TABLES = (schema.MEMBERS, schema.ASSOCIATIONS, schema.LEAKAGE, schema.CAPACITY)
 
 
 @dataclass(frozen=True)
