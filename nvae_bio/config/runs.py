@@ -219,7 +219,8 @@ class RunSettings(FitSettings):
         None, description="`off`, `on` or its keys: scores of the model on held-out samples, beside the report"
     )
     page: OptionalPage = Field(
-        PageSettings(), description="`off`, `on` or its keys: one page about the run, `report.html`, to open in a browser"
+        PageSettings(),
+        description="`off`, `on` or its keys: one page about the run, `report.html`, to open in a browser",
     )
 
     @property

@@ -53,7 +53,7 @@ def build_page(results: RunResults, settings: PageSettings | None = None, name: 
 
 
 def _scripts() -> dict[str, Any]:
-    """Code and looks that all pages share, and the policy that lets a browser run this code alone and ask no network."""
+    """Code and looks that all pages share, and the policy by which a browser runs this code alone and asks no network."""
     code = {"library": bokeh_script(), "script": (TEMPLATES / "page.js").read_text(encoding="utf-8")}
     allowed = " ".join(f"'sha256-{_digest(text)}'" for text in code.values())
     policy = (
@@ -105,7 +105,9 @@ def _judged(results: RunResults, settings: PageSettings) -> dict[str, Any]:
     suspects, suspects_said = judged.suspects_table(results)
     return {
         "headline": " ".join(judged.words(results)[""]),
-        "said": {heading: judged.linked_words(results, heading) for heading in ("Shared", "Private", "Capacity", "Notes")},
+        "said": {
+            heading: judged.linked_words(results, heading) for heading in ("Shared", "Private", "Capacity", "Notes")
+        },
         "classes": results.classes,
         "map": judged.factor_map(results),
         "factors": judged.factor_sections(results, settings),

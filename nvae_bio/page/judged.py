@@ -112,13 +112,19 @@ def factor_map(results: RunResults) -> list[tuple[str, str, str, list[MapCell | 
     for place in published:
         obs, cells = report.obs.iloc[place], list[MapCell | None]()
         for i, name in enumerate(classes):
-            if (obs["kind"] == "private" and str(obs["class"]) != name and not found[place, i]) or np.isnan(kl[place, i]):
+            if (obs["kind"] == "private" and str(obs["class"]) != name and not found[place, i]) or np.isnan(
+                kl[place, i]
+            ):
                 cells.append(None)
                 continue
-            said = f"{report.obs_names[place]} in {name}: {found[place, i] or 'not asked'}, KL {number(kl[place, i])} nats"
+            said = (
+                f"{report.obs_names[place]} in {name}: {found[place, i] or 'not asked'}, KL {number(kl[place, i])} nats"
+            )
             said += f", worth {number(loss[place, i])} nats a sample" if np.isfinite(loss[place, i]) else ""
             shade = float(np.sqrt(max(kl[place, i], 0) / most))
-            cells.append(MapCell(SIGNS[found[place, i]], number(kl[place, i]), said, round(min(shade, 1), 3), found[place, i]))
+            cells.append(
+                MapCell(SIGNS[found[place, i]], number(kl[place, i]), said, round(min(shade, 1), 3), found[place, i])
+            )
         rows.append((anchor(int(place)), str(report.obs_names[place]), str(obs["kind"]), cells))
     return rows
 
@@ -156,7 +162,12 @@ def factor_facts(obs: pd.Series) -> list[tuple[str, str]]:
     found += [("gain (nats)", number(obs["gain"]))] if "gain" in obs else []
     found += [("p", small(obs["p"]))] if "p" in obs and private else []
     found += [("q", small(obs["q"]))] if "q" in obs else []
-    texts = {"certificate": "certificate", "reading": "reading", "tag": "goes along with", "resampled": "intervals over"}
+    texts = {
+        "certificate": "certificate",
+        "reading": "reading",
+        "tag": "goes along with",
+        "resampled": "intervals over",
+    }
     return found + [(title, text_of(obs[key])) for key, title in texts.items() if key in obs and text_of(obs[key])]
 
 
@@ -214,7 +225,9 @@ def _set_tables(report: AnnData, name: str) -> Iterator[Table]:
         for _, row in best.iterrows():
             called: Cell = Mark(f"q ≤ {fdr:g}", "active") if row["q"] <= fdr else "no"
             genes = text_of(row.get("genes"))
-            rows.append([str(row["set"]), direction, f"{row['n_overlap']} of {row['n_set']}", small(row["q"]), called, genes])
+            rows.append(
+                [str(row["set"]), direction, f"{row['n_overlap']} of {row['n_set']}", small(row["q"]), called, genes]
+            )
     head = ("gene set", "direction", "genes in it", "q", "enriched", "which")
     yield make_table(f"Gene sets, the best {N_SETS} of each direction", head, rows, (3,))
 
@@ -229,11 +242,16 @@ def _association_tables(report: AnnData, name: str) -> Iterator[Table]:
     has_donors = "donor_p" in own and bool(own["donor_p"].notna().any())
     rows = [
         [str(row["column"]), str(row["role"]), str(row["measure"]), number(row["effect"]), small(row["q"]),
-         *([f"{text_of(row['donor_test'])}, q {small(row['donor_q'])}" if pd.notna(row["donor_p"]) else "–"] * has_donors)]
+         *([_over_donors(row)] * has_donors)]
         for _, row in own.iterrows()
     ]  # fmt: skip
     head = ("column", "role", "measure", "effect", "q", *(["over donors"] * has_donors))
     yield make_table("What its scores go along with", head, rows, (3, 4))
+
+
+def _over_donors(row: pd.Series) -> str:
+    """The test of an association over donors."""
+    return f"{text_of(row['donor_test'])}, q {small(row['donor_q'])}" if pd.notna(row["donor_p"]) else "–"
 
 
 def _member_tables(report: AnnData, name: str) -> Iterator[Table]:
@@ -283,13 +301,21 @@ def leakage_table(results: RunResults) -> Table | None:
     """Every probe of every seed; None where nothing was audited."""
     table = table_of(results.factors, schema.LEAKAGE)
     table = table[table["score"].notna().to_numpy()] if len(table) else table
-    rows = [
+    rows: list[list[Cell]] = [
         [f"{row['target']} from {row['latent']}", str(row["seed"]), str(row["probe"]),
          with_interval(row["score"], row["lower"], row["upper"]), number(row["chance"]), number(row["limit"]),
          Mark(str(row["verdict"]), str(row["verdict"]))]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    head = ("what is read from which latent", "seed", "probe", "score on held-out samples", "chance", "limit", "verdict")
+    head = (
+        "what is read from which latent",
+        "seed",
+        "probe",
+        "score on held-out samples",
+        "chance",
+        "limit",
+        "verdict",
+    )
     return make_table("Every probe", head, rows, (3, 4, 5)) if rows else None
 
 
@@ -311,7 +337,7 @@ def capacity_table(results: RunResults) -> Table | None:
 
 
 def power_parts(results: RunResults) -> list[tuple[str, str, Picture]]:
-    """A class, how often planted programmes are found in it in words, and the curve; none where that was not measured."""
+    """A class, how often planted programmes are found in it in words, and the curve; none where not measured."""
     measured = [name for name in results.classes if not power_of(results.factors, name).empty]
     return [(name, power_line(results.factors, name), power_picture(results, name)) for name in measured]
 
@@ -332,7 +358,9 @@ def suspects_table(results: RunResults) -> tuple[Table | None, str]:
     ]  # fmt: skip
     shown = f" The table has the first {MAX_SUSPECTS}; suspects.csv has all." if len(table) > MAX_SUSPECTS else ""
     head = ("sample", "label", "suspicion", "other class", "nats", "seeds that suspect it")
-    return make_table("Samples to look at, strongest first", head, rows, (4, 5)), f"{len(table)} in all: {sizes}.{shown}"
+    return make_table(
+        "Samples to look at, strongest first", head, rows, (4, 5)
+    ), f"{len(table)} in all: {sizes}.{shown}"
 
 
 def linked_words(results: RunResults, heading: str) -> list[tuple[Link | None, str]]:

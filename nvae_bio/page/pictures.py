@@ -109,7 +109,7 @@ def power_picture(results: RunResults, name: str) -> Picture:
 
 
 def traversal_pictures(results: RunResults, place: int) -> list[tuple[str, Picture]]:
-    """A class, and what the decoder draws as the factor moves up and all others stay at 0, in the seed that was traversed.
+    """A class, and what the decoder draws as the factor moves up and all others stay at 0, in the traversed seed.
 
     A shared factor is shown in up to four classes that use it. None where nothing was traversed, or the seed lacks the
     factor.
@@ -124,7 +124,11 @@ def traversal_pictures(results: RunResults, place: int) -> list[tuple[str, Pictu
     ]
     if own.empty:
         return []
-    member, obs, shape = own.iloc[0], traversals.obs, [int(size) for size in traversals.uns[schema.MODEL]["image_shape"]]
+    member, obs, shape = (
+        own.iloc[0],
+        traversals.obs,
+        [int(size) for size in traversals.uns[schema.MODEL]["image_shape"]],
+    )
     found = []
     for name in _shown_classes(report, place):
         rows = (
@@ -136,7 +140,8 @@ def traversal_pictures(results: RunResults, place: int) -> list[tuple[str, Pictu
             order = np.argsort(float(member["sign"]) * obs["value"].to_numpy(float)[rows.to_numpy()], kind="stable")
             drawn = [as_picture(row, shape) for row in np.asarray(traversals.X[rows.to_numpy()])[order]]
             span = float(np.abs(obs["value"].to_numpy(float)).max())
-            alt = f"{report.obs_names[place]} in class {name}: {len(drawn)} pictures from −{span:g} to +{span:g} prior SD."
+            ends = f"−{span:g} to +{span:g} prior SD"
+            alt = f"{report.obs_names[place]} in class {name}: {len(drawn)} pictures from {ends}."
             found.append((name, strip_of(drawn, alt)))
     return found
 

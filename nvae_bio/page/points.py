@@ -163,7 +163,7 @@ def columns_of(results: RunResults, rows: np.ndarray, settings: PageSettings) ->
     """Columns of obs by which samples can be coloured, packed, and what was left out, in words."""
     obs = results.scores.obs
     names = [name for name in FIRST if name in obs] + [str(name) for name in obs if name not in FIRST]
-    found, left_out = [], []
+    found, left_out = list[dict[str, Any]](), list[str]()
     for name in names:
         column = _column(obs[name], rows)
         if column is None:
@@ -200,13 +200,17 @@ def _column(values: pd.Series, rows: np.ndarray) -> dict[str, Any] | None:
 
 def _in_order(values: pd.Series, sizes: pd.Series) -> list[str]:
     """Levels in the order that a categorical column gives them, else sorted."""
-    known = list(map(str, values.cat.categories)) if isinstance(values.dtype, pd.CategoricalDtype) else sorted(sizes.index)
+    known = (
+        list(map(str, values.cat.categories)) if isinstance(values.dtype, pd.CategoricalDtype) else sorted(sizes.index)
+    )
     return [name for name in known if name in sizes.index]
 
 
 def scored_factors(report: AnnData, n: int) -> np.ndarray:
     """Places of the factors that are shown: published ones first, then by what is lost without them, (at most n,)."""
-    weight = report.obs["loss"].to_numpy(float) if report.obs["loss"].notna().any() else report.obs["kl"].to_numpy(float)
+    weight = (
+        report.obs["loss"].to_numpy(float) if report.obs["loss"].notna().any() else report.obs["kl"].to_numpy(float)
+    )
     published = report.obs["published"].to_numpy(bool)
     order = np.lexsort((np.arange(len(weight)), -np.nan_to_num(weight, nan=-np.inf), ~is_of_one(report), ~published))
     return np.sort(order[:n])

@@ -53,7 +53,7 @@ def page(files: RunFiles, output: Path, settings: PageSettings | None = None, na
         name: of the run; that of the report's folder if None.
 
     Raises:
-        UserError: a file that cannot be read, is not what it should be, or is of another run; or an output that is read.
+        UserError: a file that cannot be read, is not what it should be, or is of another run; an output that is read.
     """
     _check_paths(files, output)
     results = RunResults(

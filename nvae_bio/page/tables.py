@@ -45,9 +45,7 @@ class Table:
     numbers: frozenset[int] = field(default_factory=frozenset)
 
 
-def make_table(
-    caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], numbers: Iterable[int] = ()
-) -> Table:
+def make_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], numbers: Iterable[int] = ()) -> Table:
     """A table of what any iterable gives."""
     return Table(caption, head, list(rows), frozenset(numbers))
 

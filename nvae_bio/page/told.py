@@ -82,8 +82,9 @@ def told_of_data(results: RunResults) -> list[str]:
     source = ", ".join(str(path) for path in np.ravel(data["source"]))
     split = settings["split"]
     by = f"by {split['by']}" + (f" ({split['key']})" if split.get("key") else "")
+    shape = f"{count(results.prepared.n_obs)} {samples} × {count(results.prepared.n_vars)} {features}"
     said = [
-        f"Read from {source}: {count(results.prepared.n_obs)} {samples} × {count(results.prepared.n_vars)} {features} are "
+        f"Read from {source}: {shape} are "
         f"left after the filters below. They are split {by}; factors are judged on what the models did not train on."
     ]
     keys = {name: settings[f"{name}_key"] for name in ("label", "batch", "donor", "condition")}
@@ -127,14 +128,17 @@ TERMS = {
 
 def told_of_training(results: RunResults) -> list[tuple[str, Mark | None]]:
     """Whether the KL weight was 1 wherever weights were kept; and what was kept."""
-    below = [card.seed for card, history in zip(results.cards, results.histories, strict=True)
-             if float(history.loc[(history["epoch"] == card.best_epoch).to_numpy(), "kl_weight"].min()) < 1]  # fmt: skip
+    below = []
+    for card, history in zip(results.cards, results.histories, strict=True):
+        if float(history.loc[(history["epoch"] == card.best_epoch).to_numpy(), "kl_weight"].min()) < 1:
+            below.append(card.seed)
     kept = ", ".join(f"{card.best_epoch} of seed {card.seed}" for card in results.cards)
     said: list[tuple[str, Mark | None]] = [
         (f"Kept are the weights of the epoch with the best validation ELBO at the full KL weight: epoch {kept}.", None)
     ]
     if below:
-        text = f"The KL weight did not reach 1 in seed {', '.join(map(str, below))}: its KL and its ELBO are not of the model."
+        seeds = ", ".join(map(str, below))
+        text = f"The KL weight did not reach 1 in seed {seeds}: its KL and its ELBO are not of the model."
         return [*said, (text, Mark("fail", "fail"))]
     return [*said, ("The KL weight had reached 1 at the kept epoch of every seed.", Mark("pass", "pass"))]
 
@@ -163,7 +167,9 @@ def versions_table(results: RunResults) -> Table:
 def provenance_table(results: RunResults) -> Table:
     """Fingerprints: of the data, and of each model."""
     rows = [["data set (sha256)", str(results.factors.uns[schema.MODEL]["fingerprint"])]]
-    rows += [[f"weights of seed {card.seed} (sha256)", card.weights_sha256] for card in results.cards if card.weights_sha256]
+    rows += [
+        [f"weights of seed {card.seed} (sha256)", card.weights_sha256] for card in results.cards if card.weights_sha256
+    ]
     return make_table("Fingerprints", ("of", "fingerprint"), rows)
 
 
@@ -173,7 +179,10 @@ def evaluation_table(results: RunResults) -> Table | None:
     if found is None or found.empty:
         return None
     wide = found.pivot_table(index="metric", columns="seed", values="value", sort=False, dropna=False)
-    rows = [[str(metric), *(_score(value) for value in row)] for metric, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    rows = [
+        [str(metric), *(_score(value) for value in row)]
+        for metric, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
     head = ("metric", *(f"seed {seed}" for seed in wide.columns))
     return make_table("Scores of the models on held-out samples", head, rows, range(1, len(head)))
 

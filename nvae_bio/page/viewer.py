@@ -1,4 +1,4 @@
-"""The figure of the embeddings, built with Bokeh: how it looks and what it answers to; its points come in the browser."""
+"""The figure of the embeddings, built with Bokeh: how it looks and what it answers to; points come in the browser."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ def bokeh_script() -> str:
 
 def viewer_item() -> dict[str, Any]:
     """The figure without points, for `Bokeh.embed.embed_item`; the same each time that it is made."""
-    source = ColumnDataSource({name: [] for name in ("x", "y", "color", "marker", "name", "label", "value")}, name="points")
+    source = ColumnDataSource(
+        {name: [] for name in ("x", "y", "color", "marker", "name", "label", "value")}, name="points"
+    )
     plot = figure(
         name="plot", sizing_mode="stretch_width", height=520, tools="pan,wheel_zoom,box_zoom,reset,save",
-        x_range=Range1d(0, 1), y_range=Range1d(0, 1), toolbar_location="above", output_backend="canvas",
+        x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1),
+        toolbar_location="above", output_backend="canvas",
         background_fill_color="#ffffff", outline_line_color="#b0b6bd",
     )  # fmt: skip
     plot.scatter("x", "y", source=source, marker="marker", size=6, fill_color="color", line_color=None, name="dots")
