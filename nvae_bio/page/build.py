@@ -53,7 +53,7 @@ def build_page(results: RunResults, settings: PageSettings | None = None, name: 
 
 
 def _scripts() -> dict[str, Any]:
-    """Code and looks that all pages share, and the policy by which a browser runs this code alone and asks no network."""
+    """Code and looks that all pages share, and the policy that lets a browser run these alone and ask no network."""
     code = {"library": bokeh_script(), "script": (TEMPLATES / "page.js").read_text(encoding="utf-8")}
     allowed = " ".join(f"'sha256-{_digest(text)}'" for text in code.values())
     policy = (
