@@ -4,8 +4,8 @@
   const { points, figure, palettes } = JSON.parse(document.getElementById("run-data").textContent);
   const MISSING = 65535;
   const by = (id) => document.getElementById(id);
-  const format = (value) =>
-    value === null ? "no value" : Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 }); // making one takes long
+  const format = (value) => (value === null ? "no value" : three.format(value));
   const make = (tag, attributes = {}, ...children) => {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
