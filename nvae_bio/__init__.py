@@ -13,7 +13,6 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
     mapped = nvae_bio.map_query(trained, prepared, new_adata)
-    results = nvae_bio.RunResults(prepared, report.factors, report.embedded, embedded, [trained.card], [trained.history])
     found = report.factors, report.embedded
     results = nvae_bio.RunResults(prepared, *found, embedded, [trained.card], [trained.history])
     html = nvae_bio.build_page(results)

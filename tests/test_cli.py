@@ -18,8 +18,6 @@ from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trai
 
 COMMANDS = [
     *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "query", "plot"),
-    *("simulate", "evaluate", "baseline", "study"),
-    *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
     *("simulate", "evaluate", "baseline", "study", "page"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]

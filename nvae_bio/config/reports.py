@@ -164,12 +164,12 @@ class PageSettings(Settings):
         20_000,
         ge=100,
         description="samples that the page holds of the embeddings, a random part of each class where there are more; "
-        "at least 100. The page says how many; a million bytes are some 5,000",
+        "at least 100. The page says how many",
     )
     max_columns: PositiveInt = Field(40, description="columns of obs by which its samples can be coloured")
     max_factors: PositiveInt = Field(
         60,
-        description="factors with a section, and scores by which samples can be coloured; the rest is named in a table",
+        description="factors that have pictures, and scores by which samples can be coloured: published ones first",
     )
 
 
