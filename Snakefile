@@ -24,6 +24,7 @@ include: "workflow/rules/query.smk"
 include: "workflow/rules/counterfactual.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/page.smk"
 include: "workflow/rules/study.smk"
 
 

@@ -127,6 +127,13 @@ def report_table() -> str:
     return markdown(shown)
 
 
+def page_load_table() -> str:
+    """results/page_load.csv, as it is."""
+    found = read("page_load")
+    found["n_cells"] = found["n_cells"].map("{:,}".format)
+    return markdown(found)
+
+
 def device_table() -> str:
     """results/device.csv, as it is."""
     found = read("device")
@@ -204,7 +211,7 @@ def plot_scaling() -> Figure:
 TABLES = {
     "train": pair_table, "exponents": exponent_table, "seeds": seeds_table, "quality": quality_table,
     "workflow": workflow_table, "first_layer": first_layer_table, "report": report_table,
-    "device": device_table,
+    "page_load": page_load_table, "device": device_table,
 }  # fmt: skip
 SCALE_TABLES = {"scale_memory": scale_memory_table, "scale_speed": scale_speed_table, "plan": plan_table}
 N_PLANNED = 10**8

@@ -14,6 +14,9 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     samples = nvae_bio.generate_samples(trained, prepared)
     mapped = nvae_bio.map_query(trained, prepared, new_adata)
     changed = nvae_bio.change_samples(trained, prepared, CounterfactualSettings(factors={"shared 0": 2}))
+    found = report.factors, report.embedded
+    results = nvae_bio.RunResults(prepared, *found, embedded, [trained.card], [trained.history])
+    html = nvae_bio.build_page(results)
 
 Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from nvae_bio.embed import embed_data
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
+    from nvae_bio.page import RunResults, build_page
     from nvae_bio.prepare import prepare_data
     from nvae_bio.query import map_query
     from nvae_bio.simulate import audio_features, simulate_counts, simulate_images, simulate_sounds
@@ -63,6 +67,8 @@ _HOMES = {
     "traverse_factors": "generate",
     "map_query": "query",
     "change_samples": "counterfactual",
+    "RunResults": "page",
+    "build_page": "page",
     "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -71,10 +77,12 @@ _HOMES = {
 
 __all__ = [
     "FactorReport",
+    "RunResults",
     "Store",
     "TrainedModel",
     "audio_features",
     "audit_labels",
+    "build_page",
     "change_samples",
     "embed_data",
     "generate_samples",

@@ -140,11 +140,11 @@ def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:
         card_part.write_text(full.model_dump_json(indent=1) + "\n")
 
 
-def load_model(weights: Path, card: Path) -> TrainedModel:
-    """Read a model that `save_model` wrote; no code in the files is run.
+def load_card(card: Path) -> ModelCard:
+    """Read the card of a model, without its weights.
 
     Raises:
-        UserError: a file is missing, broken, or the two do not belong together.
+        UserError: it is missing, broken, or changed since it was written.
     """
     text = read_file(card, Path.read_text, "the card of a model")
     try:
@@ -153,6 +153,16 @@ def load_model(weights: Path, card: Path) -> TrainedModel:
         raise UserError(one_line(error, ModelCard, str(card))) from None
     if read.card_sha256 != read.checksum:
         raise UserError(f"{card}: changed since it was written (checksum differs); train again")
+    return read
+
+
+def load_model(weights: Path, card: Path) -> TrainedModel:
+    """Read a model that `save_model` wrote; no code in the files is run.
+
+    Raises:
+        UserError: a file is missing, broken, or the two do not belong together.
+    """
+    read = load_card(card)
 
     def reader(path: Path) -> NVAE:
         content = path.read_bytes()

@@ -17,20 +17,8 @@ from nvae_bio.data.files import write_anndata
 from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trained
 
 COMMANDS = [
-    *(
-        "prepare",
-        "train",
-        "embed",
-        "audit",
-        "null",
-        "power",
-        "factors",
-        "suggest",
-        "generate",
-        "query",
-        "counterfactual",
-        "plot",
-    ),
+    *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
+    *("query", "counterfactual", "page"),
     *("simulate", "evaluate", "baseline", "study"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]

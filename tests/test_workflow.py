@@ -52,7 +52,10 @@ GRAPH = {
     ("embed_data", "evaluate_run"),
     ("report_factors", "evaluate_run"),
     ("evaluate_run", "plot_scores"),
+    *((rule, "build_page") for rule in ("prepare_data", "train_model", "embed_data", "report_factors")),
+    *((rule, "build_page") for rule in ("generate_samples", "swap_classes", "evaluate_run")),
     *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "evaluate_run", *PLOT_RULES)),
+    ("build_page", "all"),
     *((rule, "all") for rule in ("generate_samples", "swap_classes")),
 }
 
@@ -113,6 +116,7 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     )
     n_evaluated = sum(run.evaluation is not None for run in settings.runs.values())
     expected |= {"evaluate_run": n_evaluated, "plot_scores": n_evaluated}
+    expected |= {"build_page": sum(run.page is not None for run in settings.runs.values())}
     expected |= {"audit_labels": sum(len(run.seeds) for run in settings.runs.values() if run.is_audited)}
     expected |= {"plant_programmes": sum(len(run.plantings) for run in settings.runs.values())}
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
@@ -254,6 +258,16 @@ def test_the_seeds_of_a_stacked_run_are_one_job_and_the_rest_is_as_before(tmp_pa
     assert "train_model" not in job_counts(dry_run(config, tmp_path).stdout)
 
 
+def test_the_page_of_a_run_can_be_left_out(tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    before = job_counts(dry_run(TINY, tmp_path).stdout)
+    values["runs"]["cells"]["page"] = False  # what YAML makes of `off`
+    values["runs"]["digits"]["page"] = {"max_samples": 100}
+    config = tmp_path / "without.yaml"
+    config.write_text(yaml.safe_dump(values))
+    assert job_counts(dry_run(config, tmp_path).stdout) == before | {"build_page": before["build_page"] - 1}
+
+
 @pytest.mark.slow
 def test_stacked_seeds_give_every_file_of_a_seed(tmp_path: Path) -> None:
     values = yaml.safe_load(TINY.read_text())
@@ -345,6 +359,9 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
             for name_made in ("samples", "traversals", "interpolations", "swaps"):
                 assert anndata.read_h5ad(results / str(seed) / f"{name_made}.h5ad").n_obs > 0
         assert (results / "scores.csv").exists() == (run.evaluation is not None)
+        page = (results / "report.html").read_text(encoding="utf-8")
+        assert page.startswith("<!DOCTYPE html>") and report.uns["nvae"]["fingerprint"] in page
+        assert ('id="drawn"' in page) == (run.dataset != "cells") and ('id="scores"' in page) == bool(run.evaluation)
     figures = list(finished.rglob("*.png"))
     n_pages = len([figure for figure in figures if figure.parent.name == "pages"])
     assert len(figures) - n_pages == 3 * 6 + 4 * 3 + 2 * 5 + 1
@@ -378,7 +395,7 @@ def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Pa
     assert job_counts(output) == {
         "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
         "plot_figures": 1, "plot_pages": 1, "suggest_settings": 1, "train_base": 1, "refit_null": 3,
-        "audit_labels": 2, "plant_programmes": 2, "swap_classes": 2, "all": 1,
+        "audit_labels": 2, "plant_programmes": 2, "swap_classes": 2, "build_page": 1, "all": 1,
     }  # fmt: skip
     assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
 
@@ -391,7 +408,7 @@ def test_a_setting_of_the_report_leaves_the_models_alone(finished: Path, tmp_pat
     changed.write_text(yaml.safe_dump(values))
     assert job_counts(dry_run(changed, finished).stdout) == {
         "report_factors": 1, "plot_figures": 1, "plot_images": 1, "plot_pages": 1, "suggest_settings": 1,
-        "evaluate_run": 1, "plot_scores": 1, "all": 1,
+        "evaluate_run": 1, "plot_scores": 1, "build_page": 1, "all": 1,
     }  # fmt: skip
 
 

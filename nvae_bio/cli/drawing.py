@@ -1,4 +1,4 @@
-"""Commands that draw: samples and figures."""
+"""Commands that draw: samples, figures and the page of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nvae_bio.cli.base import FOLDER, cli, file_option, model_options, settings_
 from nvae_bio.config import (
     CounterfactualSettings,
     GenerationSettings,
+    PageSettings,
     load_settings,
 )
 
@@ -92,3 +93,46 @@ def plot(output: Path, data: Path | None, history: tuple[Path, ...], **files: Pa
     from nvae_bio.plot import plot as run
 
     run(output, data, history, **files)
+
+
+@cli.command()
+@file_option("--data", "prepared data set (.h5ad)")
+@file_option("--report", "factor report, what the seeds agree on (.h5ad)")
+@file_option("--scores", "samples with consensus scores, of the run (.h5ad)")
+@file_option("--embedded", "embedded data set of the seed that is shown (.h5ad)")
+@file_option("--card", "card of a model (.json); once a seed", multiple=True)
+@file_option("--history", "training history, in the same order (.parquet); once a seed", multiple=True)
+@file_option("--evaluation", "scores of the run (.csv)", required=False)
+@file_option("--samples", "samples of an image model (.h5ad)", required=False)
+@file_option("--traversals", "traversals of an image model (.h5ad)", required=False)
+@file_option("--interpolations", "interpolations of an image model (.h5ad)", required=False)
+@file_option("--swaps", "swaps of an image model (.h5ad)", required=False)
+@file_option("--output", "page to write (.html)")
+@click.option("--name", help="name of the run, for the title; that of the report's folder if not given")
+@settings_option("`page` of a run", "runs.digits")
+def page(
+    data: Path,
+    report: Path,
+    scores: Path,
+    embedded: Path,
+    card: tuple[Path, ...],
+    history: tuple[Path, ...],
+    evaluation: Path | None,
+    output: Path,
+    name: str | None,
+    settings: str,
+    **generated: Path | None,
+) -> None:
+    """Write one page about a run: it opens in a browser, without Python and without a network.
+
+    \b
+    Example:
+      nvae-bio page --data pbmc.h5ad --report factors.h5ad --scores embedded.h5ad --embedded 0/embedded.h5ad \\
+          --card 0/model.json --history 0/history.parquet --output report.html
+    """
+    from nvae_bio.page.step import RunFiles
+    from nvae_bio.page.step import page as run
+
+    drawn = {key: path for key, path in generated.items() if path is not None}
+    files = RunFiles(data, report, scores, embedded, card, history, evaluation, drawn)
+    run(files, output, load_settings(settings, PageSettings), name)

@@ -37,7 +37,14 @@ from nvae_bio.config.reading import (
     parse_settings,
     read_dataset,
 )
-from nvae_bio.config.reports import AuditSettings, FactorSettings, NullKind, PowerSettings, ReportSettings
+from nvae_bio.config.reports import (
+    AuditSettings,
+    FactorSettings,
+    NullKind,
+    PageSettings,
+    PowerSettings,
+    ReportSettings,
+)
 from nvae_bio.config.runs import (
     EmbeddingSettings,
     FitSettings,
@@ -103,6 +110,7 @@ __all__ = [
     "Modulation",
     "Name",
     "NullKind",
+    "PageSettings",
     "Planted",
     "PlantingSettings",
     "PowerSettings",

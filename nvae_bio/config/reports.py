@@ -157,6 +157,22 @@ class PowerSettings(Settings):
         return self
 
 
+class PageSettings(Settings):
+    """One page about the run, to open in a browser: these keys, or `on`, the default, or `off`."""
+
+    max_samples: int = Field(
+        20_000,
+        ge=100,
+        description="samples that the page holds of the embeddings, a random part of each class where there are more; "
+        "at least 100. The page says how many",
+    )
+    max_columns: PositiveInt = Field(40, description="columns of obs by which its samples can be coloured")
+    max_factors: PositiveInt = Field(
+        60,
+        description="factors that have pictures, and scores by which samples can be coloured: published ones first",
+    )
+
+
 def switched(value: Any) -> Any:
     """`on` and `off` of a file, which YAML reads as booleans, as all defaults, and nothing; so if they are quoted."""
     meaning: dict[Any, Any] = {True: {}, False: None, "on": {}, "off": None}
@@ -165,6 +181,7 @@ def switched(value: Any) -> Any:
 
 OptionalAudit = Annotated[AuditSettings | None, BeforeValidator(switched)]
 OptionalPower = Annotated[PowerSettings | None, BeforeValidator(switched)]
+OptionalPage = Annotated[PageSettings | None, BeforeValidator(switched)]
 
 
 class FactorSettings(Settings):

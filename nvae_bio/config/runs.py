@@ -16,7 +16,9 @@ from nvae_bio.config.reports import (
     FactorSettings,
     NullKind,
     OptionalAudit,
+    OptionalPage,
     OptionalPower,
+    PageSettings,
     PowerSettings,
     ReportSettings,
 )
@@ -219,6 +221,10 @@ class RunSettings(FitSettings):
     )
     evaluation: OptionalEvaluation = Field(
         None, description="`off`, `on` or its keys: scores of the model on held-out samples, beside the report"
+    )
+    page: OptionalPage = Field(
+        PageSettings(),
+        description="`off`, `on` or its keys: one page about the run, `report.html`, to open in a browser",
     )
 
     @property

@@ -214,6 +214,40 @@ def power_files(wildcards):
     ]
 
 
+def evaluation_file(wildcards):
+    """The scores that the page of a run shows, where it is evaluated by itself."""
+    run = wildcards.run
+    return [f"results/{run}/scores.csv"] if run in EVALUATED_RUNS else []
+
+
+def drawn_kinds(run):
+    """What the page of a run shows of what the first seed draws: of images alone."""
+    if run not in IMAGE_RUNS:
+        return []
+    kinds = ["samples", "traversals", "interpolations"]
+    return kinds + (["swaps"] if run in LABELLED_RUNS else [])
+
+
+def picture_files(wildcards):
+    """The files of `drawn_kinds`."""
+    run, trained = wildcards.run, settings.trained_as[wildcards.run]
+    seed = settings.runs[run].seeds[0]
+    return [f"results/{trained}/{seed}/{kind}.h5ad" for kind in drawn_kinds(run)]
+
+
+def page_options(wildcards, input):
+    """Options that name the files of a page of which there may be none, or several."""
+    options = [
+        f"--{name}={path}"
+        for name in ("card", "history", "evaluation")
+        for path in input.get(name)
+    ]
+    return options + [
+        f"--{kind}={path}"
+        for kind, path in zip(drawn_kinds(wildcards.run), input.get("generated"))
+    ]
+
+
 def gene_set_file(wildcards):
     """The gene sets that the report tests, where it has any."""
     path = run_of(wildcards).report.gene_sets
@@ -268,6 +302,8 @@ def all_results():
         files += [f"results/{name}/{file}" for file in RUN_FILES]
         files += [f"results/{name}/figures/{figure}.png" for figure in RUN_FIGURES]
         files.append(f"results/{name}/figures/pages")
+        if run.page is not None:
+            files.append(f"results/{name}/report.html")
         if name in EVALUATED_RUNS:
             files.append(f"results/{name}/scores.csv")
             files += [
