@@ -13,6 +13,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     nvae_bio.suggest_settings(report.factors)
     samples = nvae_bio.generate_samples(trained, prepared)
     mapped = nvae_bio.map_query(trained, prepared, new_adata)
+    nvae_bio.export_tables([embedded], report.factors, report.embedded)
 
 Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from nvae_bio.audit import audit_labels
     from nvae_bio.data.store import Store, open_store
     from nvae_bio.embed import embed_data
+    from nvae_bio.export import describe_model, explorer_data, export_tables
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
+    from nvae_bio.init import propose_config
     from nvae_bio.prepare import prepare_data
     from nvae_bio.query import map_query
     from nvae_bio.simulate import audio_features, simulate_counts, simulate_images, simulate_sounds
@@ -60,6 +63,10 @@ _HOMES = {
     "swap_classes": "generate",
     "traverse_factors": "generate",
     "map_query": "query",
+    "describe_model": "export",
+    "explorer_data": "export",
+    "export_tables": "export",
+    "propose_config": "init",
     "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -72,7 +79,10 @@ __all__ = [
     "TrainedModel",
     "audio_features",
     "audit_labels",
+    "describe_model",
     "embed_data",
+    "explorer_data",
+    "export_tables",
     "generate_samples",
     "interpolate_samples",
     "load_model",
@@ -80,6 +90,7 @@ __all__ = [
     "open_store",
     "plant_and_find",
     "prepare_data",
+    "propose_config",
     "refit_null",
     "report_factors",
     "report_seeds",

@@ -140,19 +140,29 @@ def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:
         card_part.write_text(full.model_dump_json(indent=1) + "\n")
 
 
+def read_card(path: Path) -> ModelCard:
+    """The card of a model, without its weights.
+
+    Raises:
+        UserError: missing, no card, or changed since it was written.
+    """
+    text = read_file(path, Path.read_text, "the card of a model")
+    try:
+        card = ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(one_line(error, ModelCard, str(path))) from None
+    if card.card_sha256 != card.checksum:
+        raise UserError(f"{path}: changed since it was written (checksum differs); train again")
+    return card
+
+
 def load_model(weights: Path, card: Path) -> TrainedModel:
     """Read a model that `save_model` wrote; no code in the files is run.
 
     Raises:
         UserError: a file is missing, broken, or the two do not belong together.
     """
-    text = read_file(card, Path.read_text, "the card of a model")
-    try:
-        read = ModelCard.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(one_line(error, ModelCard, str(card))) from None
-    if read.card_sha256 != read.checksum:
-        raise UserError(f"{card}: changed since it was written (checksum differs); train again")
+    read = read_card(card)
 
     def reader(path: Path) -> NVAE:
         content = path.read_bytes()

@@ -96,7 +96,7 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
-RUN_KEYS = "audit, dataset, embedding, evaluation, generation, model, power, queries, report, seeds, training"
+RUN_KEYS = "audit, dataset, embedding, evaluation, export, generation, model, power, queries, report, seeds, training"
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"
 WHOLE = "should be a valid integer"
