@@ -26,6 +26,7 @@ include: "workflow/rules/plot.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/page.smk"
 include: "workflow/rules/study.smk"
+include: "workflow/rules/export.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -17,6 +17,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     found = report.factors, report.embedded
     results = nvae_bio.RunResults(prepared, *found, embedded, [trained.card], [trained.history])
     html = nvae_bio.build_page(results)
+    nvae_bio.export_tables([embedded], report.factors, report.embedded)
 
 Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from nvae_bio.counterfactual import change_samples
     from nvae_bio.data.store import Store, open_store
     from nvae_bio.embed import embed_data
+    from nvae_bio.export import describe_model, explorer_data, export_tables
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
+    from nvae_bio.init import propose_config
     from nvae_bio.page import RunResults, build_page
     from nvae_bio.prepare import prepare_data
     from nvae_bio.query import map_query
@@ -69,6 +72,10 @@ _HOMES = {
     "change_samples": "counterfactual",
     "RunResults": "page",
     "build_page": "page",
+    "describe_model": "export",
+    "explorer_data": "export",
+    "export_tables": "export",
+    "propose_config": "init",
     "audio_features": "simulate",
     "simulate_counts": "simulate",
     "simulate_images": "simulate",
@@ -84,7 +91,10 @@ __all__ = [
     "audit_labels",
     "build_page",
     "change_samples",
+    "describe_model",
     "embed_data",
+    "explorer_data",
+    "export_tables",
     "generate_samples",
     "interpolate_samples",
     "load_model",
@@ -92,6 +102,7 @@ __all__ = [
     "open_store",
     "plant_and_find",
     "prepare_data",
+    "propose_config",
     "refit_null",
     "report_factors",
     "report_seeds",

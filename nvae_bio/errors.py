@@ -67,6 +67,18 @@ def one_line(error: ValidationError, model: Any, source: str) -> str:
     return " ".join(text.split())
 
 
+def all_lines(error: ValidationError, model: Any, source: str) -> list[str]:
+    """Every settings error as a line of its own, in the form of `one_line`."""
+    lines: dict[str, str] = {}
+    for details in error.errors(include_url=False):
+        key, value, message = _explain(details, model)
+        text = ": ".join(part for part in (source, key, value, message) if part)
+        if key not in lines or not key:
+            lines[key or message] = " ".join(text.split())
+    deepest = {key for key in lines if not any(other.startswith(f"{key}.") for other in lines)}
+    return [line for key, line in lines.items() if key in deepest]
+
+
 def _explain(details: ErrorDetails, model: Any) -> tuple[str, str, str]:
     """The key, spelled as in the file; the value, where it tells more than the key; and what is allowed."""
     kind, value = details["type"], details["input"]

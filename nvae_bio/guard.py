@@ -171,7 +171,8 @@ def guarded(run: Callable[[], int], seconds: float = SECONDS) -> int:
         reason = "its reading does not end" if is_late else f"a library crashed on it ({died_of.name})"
         print(f"nvae-bio: {where}: cannot be read: {reason}{END}", file=sys.stderr)
         return 2
-    signal.signal(died_of, signal.SIG_DFL)
+    with suppress(OSError):  # SIGKILL has no handler
+        signal.signal(died_of, signal.SIG_DFL)
     os.kill(os.getpid(), died_of)
     return 128 + died_of
 

@@ -42,13 +42,13 @@ def available_threads() -> int:
     """CPUs that this job may use: the least of what the variables of `LIMITS`, affinity and control group allow."""
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     limits += [int(os.environ[name]) for name in LIMITS if os.environ.get(name, "").isdigit()]
-    quota = _cgroup_quota()
+    quota = cgroup_quota()
     if quota is not None:
         limits.append(math.ceil(quota))
     return max(min(limits), 1)
 
 
-def _cgroup_quota(files: tuple[tuple[Path, ...], ...] = CGROUPS) -> float | None:
+def cgroup_quota(files: tuple[tuple[Path, ...], ...] = CGROUPS) -> float | None:
     """CPUs that the control group may use, or None without a limit."""
     for paths in files:
         try:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anndata
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trai
 
 COMMANDS = [
     *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
-    *("query", "counterfactual", "page"),
+    *("query", "counterfactual", "page", "init", "check", "doctor", "completion", "export"),
     *("simulate", "evaluate", "baseline", "study"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
@@ -56,8 +57,9 @@ def test_every_command_is_known_and_explains_itself(capsys: pytest.CaptureFixtur
         assert main([command, "--help"]) == 0
         said = capsys.readouterr().out
         assert "Example" in said
-        assert f"nvae-bio {command} --" in said
-        assert all(option.help for option in cli.commands[command].params if option.name != "help"), command
+        assert f"  nvae-bio {command}" in said
+        options = [one for one in cli.commands[command].params if isinstance(one, click.Option)]
+        assert all(option.help for option in options if option.name != "help"), command
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,6 +259,25 @@ ERRORS = {
     "fold change 0": (simulation(fold_change=0), "programmes.0.fold_change: 0 is not allowed: should be greater"),
     "share 0": (simulation(share=0), "programmes.0.share: 0 is not allowed: should be greater than 0"),
     "no source": (simulation(paths="no.h5ad"), "no.h5ad: no such file"),
+    "nothing to export": (["export", "--embedded", "em.h5ad"], "export: nothing to write; give --output, --model-card"),
+    "export of no seed": (["export", "--output", "out"], "export: --output needs --embedded"),
+    "card of no model": (["export", "--model-card", "x.md"], "export: --model-card needs --card"),
+    "card of other data": (
+        ["export", "--card", "im.json", "--embedded", "other.h5ad", "--model-card", "x.md"],
+        "other.h5ad: of other data than im.json (their fingerprints differ)",
+    ),
+    "export of prepared data": (["export", "--embedded", "data.h5ad", "--output", "out"], "data.h5ad: no uns['nvae']"),
+    "export of seeds of two data sets": (
+        ["export", "--embedded", "em.h5ad", "--embedded", "other.h5ad", "--output", "out"],
+        "export: files of 2 data sets (their fingerprints differ); allowed: of one run",
+    ),
+    "seeds as report of an export": (
+        ["export", "--embedded", "em.h5ad", "--report", "seeds.h5ad", "--output", "out"],
+        "seeds.h5ad: no obs['published']",
+    ),
+    "no config": (["check", "no.yaml"], "no.yaml: cannot be read"),
+    "no shell": (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+    "no file to look into": (["init"], "Missing argument 'FILES...'"),
     "folder in the way": (["prepare", "--settings", dataset(), "--output", "raw.h5ad/x.h5ad"], "raw.h5ad"),
 }  # fmt: skip
 
@@ -271,6 +292,7 @@ def test_bad_input_ends_in_one_line_exit_code_2_and_no_output(
     nvae_bio.save_model(trained("images"), Path("im.safetensors"), Path("im.json"))
     write_anndata(prepared_images(), Path("im.h5ad"))
     write_anndata(embedded("images"), Path("em.h5ad"))
+    write_anndata(embedded("counts"), Path("other.h5ad"))
     write_anndata(nvae_bio.report_seeds([embedded("images")]), Path("seeds.h5ad"))
     trained("images").history.to_parquet("h.parquet")
     before = {path: path.read_bytes() for path in folder.iterdir()}

@@ -98,8 +98,8 @@ def all_models(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
 # --- wrong configs ---------------------------------------------------------------------------------------------------
 
 RUN_KEYS = (
-    "audit, counterfactuals, dataset, embedding, evaluation, generation, model, page, power, queries, report, seeds, "
-    "training"
+    "audit, counterfactuals, dataset, embedding, evaluation, export, generation, model, page, power, queries, report, "
+    "seeds, training"
 )
 KIND_NAMES = "'counts', 'images', 'features'"
 NAME_PATTERN = "should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"

@@ -33,7 +33,7 @@ def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
     files = ((tmp_path / "cpu.max",), (tmp_path / "quota", tmp_path / "period"))
-    monkeypatch.setattr(machine._cgroup_quota, "__defaults__", (files,))
+    monkeypatch.setattr(machine.cgroup_quota, "__defaults__", (files,))
     return tmp_path
 
 

@@ -54,9 +54,12 @@ GRAPH = {
     ("evaluate_run", "plot_scores"),
     *((rule, "build_page") for rule in ("prepare_data", "train_model", "embed_data", "report_factors")),
     *((rule, "build_page") for rule in ("generate_samples", "swap_classes", "evaluate_run")),
-    *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "evaluate_run", *PLOT_RULES)),
     ("build_page", "all"),
-    *((rule, "all") for rule in ("generate_samples", "swap_classes")),
+    ("embed_data", "export_run"),
+    ("report_factors", "export_run"),
+    *((rule, "describe_model") for rule in ("train_model", "embed_data", "report_factors", "evaluate_run")),
+    *((rule, "all") for rule in ("embed_data", "report_factors", "suggest_settings", "evaluate_run", *PLOT_RULES)),
+    *((rule, "all") for rule in ("generate_samples", "swap_classes", "export_run", "describe_model")),
 }
 
 
@@ -117,6 +120,8 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     n_evaluated = sum(run.evaluation is not None for run in settings.runs.values())
     expected |= {"evaluate_run": n_evaluated, "plot_scores": n_evaluated}
     expected |= {"build_page": sum(run.page is not None for run in settings.runs.values())}
+    exported = [run for run in settings.runs.values() if run.export is not None]
+    expected |= {"export_run": len(exported), "describe_model": sum(len(run.seeds) for run in exported)}
     expected |= {"audit_labels": sum(len(run.seeds) for run in settings.runs.values() if run.is_audited)}
     expected |= {"plant_programmes": sum(len(run.plantings) for run in settings.runs.values())}
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
@@ -362,6 +367,13 @@ def test_every_output_is_there_and_whole(finished: Path) -> None:
         page = (results / "report.html").read_text(encoding="utf-8")
         assert page.startswith("<!DOCTYPE html>") and report.uns["nvae"]["fingerprint"] in page
         assert ('id="drawn"' in page) == (run.dataset != "cells") and ('id="scores"' in page) == bool(run.evaluation)
+        assert (results / "export").exists() == (run.export is not None)
+        if run.export is not None:
+            assert anndata.read_h5ad(results / "export" / "explorer.h5ad").n_obs == scores.n_obs
+            rows = pd.read_parquet(results / "export" / "embeddings.parquet").groupby("seed").size()
+            assert rows.to_dict() == dict.fromkeys(run.seeds, scores.n_obs)
+            cards = [(results / str(seed) / "model_card.md").read_text() for seed in run.seeds]
+            assert all(("`log_px`" in card) == (run.evaluation is not None) for card in cards)
     figures = list(finished.rglob("*.png"))
     n_pages = len([figure for figure in figures if figure.parent.name == "pages"])
     assert len(figures) - n_pages == 3 * 6 + 4 * 3 + 2 * 5 + 1

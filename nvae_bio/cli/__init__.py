@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from nvae_bio.cli import drawing, report, steps, studies  # noqa: F401 (their commands join the group)
+from nvae_bio.cli import drawing, report, setup, sharing, steps, studies  # noqa: F401 (their commands join the group)
 from nvae_bio.cli.base import cli
 from nvae_bio.errors import Interrupted, UserError
 from nvae_bio.guard import guarded
@@ -21,7 +21,7 @@ TRAININGS = ("train", "null", "power")  # they answer signals, and come from tor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line; returns the exit code, as docs/cli.md lists them.
 
     0; 2 with one line on standard error for bad input, and where memory ends; 75 where a signal stopped a training that
     can go on; 130 for SIGINT. What is called from a shell runs in a child process, for libraries may crash on a file.
@@ -35,7 +35,7 @@ def _run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("nvae_bio").setLevel(logging.INFO)
     try:
-        cli.main(args=arguments, prog_name="nvae-bio", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="nvae-bio", standalone_mode=False)
     except UserError as error:
         print(f"nvae-bio: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -55,4 +55,4 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f"nvae-bio: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    return 0
+    return code if isinstance(code, int) else 0  # of `context.exit`; commands return nothing

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import nvae_bio
+from nvae_bio.cli.complete import complete_settings
 
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
@@ -36,7 +37,8 @@ def model_options(what: str = "model") -> Option:
 def settings_option(section: str, entry: str, *, required: bool = False) -> Option:
     """The `--settings` option: JSON text, a YAML file, or one entry of a config file."""
     text = f"{section}: JSON text, a YAML file, or an entry of a config such as config.yaml:{entry}"
-    return click.option("--settings", required=required, default=None if required else "{}", help=text)
+    default = None if required else "{}"
+    return click.option("--settings", required=required, default=default, help=text, shell_complete=complete_settings)
 
 
 def checkpoint_options(command: Command) -> Command:
@@ -57,8 +59,9 @@ def checkpoint_options(command: Command) -> Command:
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, audit, null, power, factors, plot, page; suggest proposes settings for a
-    re-run, generate draws samples from a trained model, query places new samples in one, counterfactual decodes samples
-    with something changed; simulate makes data of which
-    the truth is known, evaluate scores a run, baseline other methods beside it, and study gathers the scores.
+    First, init writes a config for your files, check tries it, and doctor looks at the machine; completion is for the
+    shell. The steps in order: prepare, train, embed, audit, null, power, factors, plot, page; suggest proposes settings
+    for a re-run, generate draws samples from a trained model, query places new samples in one, counterfactual decodes
+    samples with something changed, export writes a run for other programs; simulate makes data of which the truth is
+    known, evaluate scores a run, baseline other methods beside it, and study gathers the scores.
     """

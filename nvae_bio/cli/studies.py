@@ -8,6 +8,7 @@ from typing import get_args
 import click
 
 from nvae_bio.cli.base import cli, file_option
+from nvae_bio.cli.complete import complete_settings
 from nvae_bio.config import (
     BASELINES,
     Baseline,
@@ -51,6 +52,7 @@ VARIANT = click.option("--variant", default="model", show_default=True, help="wh
 @click.option(
     "--settings",
     default=None,
+    shell_complete=complete_settings,
     help="`study.condition`, or of kind model `runs.NAME.evaluation` of a config: JSON text or a YAML file",
 )
 @file_option("--output", "scores to write (.csv)")
@@ -111,6 +113,7 @@ def evaluate(
 @click.option(
     "--settings",
     default=None,
+    shell_complete=complete_settings,
     help="condition: `study.condition`; model: `evaluation` of a run; JSON text or a YAML file",
 )
 @file_option("--output", "scores to write (.csv)")

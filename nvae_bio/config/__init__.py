@@ -18,6 +18,7 @@ from nvae_bio.config.datasets import (
     SplitSettings,
 )
 from nvae_bio.config.evaluation import Classifier, EvaluationSettings
+from nvae_bio.config.exports import ExportSettings
 from nvae_bio.config.models import (
     BY_KIND,
     LIKELIHOODS,
@@ -29,6 +30,7 @@ from nvae_bio.config.models import (
 from nvae_bio.config.queries import QuerySettings
 from nvae_bio.config.reading import (
     check_yaml,
+    config_problems,
     iter_fields,
     load_config,
     load_dataset,
@@ -98,6 +100,7 @@ __all__ = [
     "EmbeddingSettings",
     "Evaluated",
     "EvaluationSettings",
+    "ExportSettings",
     "FactorSettings",
     "FeaturesSettings",
     "FitSettings",
@@ -134,6 +137,7 @@ __all__ = [
     "WorkflowSettings",
     "check_model_fits",
     "check_yaml",
+    "config_problems",
     "iter_fields",
     "load_config",
     "load_dataset",

@@ -14,7 +14,7 @@ from nvae_bio.config.datasets import Dataset, DatasetSettings
 from nvae_bio.config.runs import RunSettings
 from nvae_bio.config.simulations import Simulation, SimulationSettings
 from nvae_bio.config.workflow import WorkflowSettings
-from nvae_bio.errors import UserError, models_in, nearest, one_line
+from nvae_bio.errors import UserError, all_lines, models_in, nearest, one_line
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
@@ -185,6 +185,31 @@ def check_yaml(path: str | Path) -> None:
 def load_config(path: str | Path) -> WorkflowSettings:
     """A whole config file, validated."""
     return load_settings(str(path), WorkflowSettings)
+
+
+def config_problems(path: str | Path) -> list[str]:
+    """Everything that is wrong with a config file, a line each; none where it is right.
+
+    What joins runs to data sets is looked at run by run, once all keys by themselves are right.
+
+    Raises:
+        UserError: unreadable, or not YAML.
+    """
+    source = str(path)
+    values = _read_values(source, source, _parse_yaml_file)
+    lines = _problems(values, source)
+    if isinstance(values, dict) and isinstance(values.get("runs"), dict) and lines and not values.get("study"):
+        for name, run in values["runs"].items():
+            lines += _problems(values | {"runs": {name: run}}, source)
+    return list(dict.fromkeys(lines))
+
+
+def _problems(values: Any, source: str) -> list[str]:
+    try:
+        WorkflowSettings.model_validate(values)
+    except ValidationError as error:
+        return all_lines(error, WorkflowSettings, source)
+    return []
 
 
 def iter_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.counterfactuals import CounterfactualSettings
 from nvae_bio.config.evaluation import OptionalEvaluation
+from nvae_bio.config.exports import OptionalExport
 from nvae_bio.config.models import LikelihoodName, ModelSettings, Variant
 from nvae_bio.config.queries import QuerySettings
 from nvae_bio.config.reports import (
@@ -225,6 +226,11 @@ class RunSettings(FitSettings):
     page: OptionalPage = Field(
         PageSettings(),
         description="`off`, `on` or its keys: one page about the run, `report.html`, to open in a browser",
+    )
+    export: OptionalExport = Field(
+        None,
+        description="`off`, `on` or its keys: the run as tidy tables, a file for the CELLxGENE explorer, and a card of "
+        "each model in words",
     )
 
     @property

@@ -131,7 +131,7 @@ class WorkflowSettings(Settings):
         """
         first: dict[str, str] = {}
         alike = {
-            name: run.model_dump_json(exclude={"report", "evaluation", "page"})
+            name: run.model_dump_json(exclude={"report", "evaluation", "page", "export", "queries", "counterfactuals"})
             for name, run in self.runs.items()
             if name in self.study_runs
         }

@@ -155,7 +155,12 @@ def _checksum(path: Path) -> bytes:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a parquet table, atomically, with a checksum of its content in its metadata."""
-    content, first = pa.Table.from_pandas(table, preserve_index=False), pa.BufferOutputStream()
+    write_arrow(pa.Table.from_pandas(table, preserve_index=False), path)
+
+
+def write_arrow(content: pa.Table, path: Path) -> None:
+    """As `write_table`, of a table with a schema of its own."""
+    first = pa.BufferOutputStream()
     pq.write_table(content, first)
     checksum = _table_checksum(pq.read_table(pa.BufferReader(first.getvalue())))  # of what a reader will find
     with atomic_path(path) as part:

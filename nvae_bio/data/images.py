@@ -117,7 +117,7 @@ def _part(name: str) -> str | None:
 
 def _read_idx(path: Path, label_path: str | None, settings: ImagesSettings) -> AnnData:
     """IDX images with labels from their own file; `obs["source_split"]` by MNIST's file names."""
-    images = read_file(path, _idx_array, "IDX images")
+    images = read_file(path, idx_array, "IDX images")
     if label_path is None:
         beside = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
         if beside == path.name:
@@ -125,7 +125,7 @@ def _read_idx(path: Path, label_path: str | None, settings: ImagesSettings) -> A
         labels_at = path.with_name(beside)
     else:
         labels_at = Path(label_path)
-    labels = read_file(labels_at, _idx_array, "IDX labels")
+    labels = read_file(labels_at, idx_array, "IDX labels")
     if labels.shape != images.shape[:1]:
         raise UserError(
             f"{labels_at}: labels of shape {labels.shape} for {len(images)} images in {path}; allowed: one each"
@@ -138,7 +138,8 @@ def _read_idx(path: Path, label_path: str | None, settings: ImagesSettings) -> A
     return _pack(images, obs, settings, str(path))
 
 
-def _idx_array(path: Path) -> np.ndarray:
+def idx_array(path: Path) -> np.ndarray:
+    """All of an IDX file, plain or .gz."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         array: np.ndarray = idx2numpy.convert_from_file(file)
     return array

@@ -181,17 +181,17 @@ def _look_into(path: Path, matrix: str) -> tuple[pd.DataFrame, pd.DataFrame] | N
         UserError: no such matrix, no numbers, or nothing in it.
     """
     check_links(path) if path.is_dir() else check_hdf5(path)
-    with _opened(path) as group:
+    with opened(path) as group:
         existing = [name for name in ("X", "raw") if name in group]
         check_exists(matrix, existing + [f"layers/{name}" for name in group.get("layers", ())], str(path))
-        values = _rows_of(group[_place_of(matrix)])
+        values = stored_matrix(group[_place_of(matrix)])
         if values is None:
             return None
         check_numbers(values, matrix, str(path))
         return read_elem(group["obs"]), read_elem(group["raw/var" if matrix == "raw" else "var"])
 
 
-def _rows_of(stored: Any) -> Any:
+def stored_matrix(stored: Any) -> Any:
     """The matrix as something that gives rows when it is sliced; None where that would mean reading all of it."""
     if isinstance(stored, (h5py.Dataset, zarr.Array)):
         return stored if stored.ndim == 2 else None
@@ -203,8 +203,8 @@ def _rows_of(stored: Any) -> Any:
 
 def stored_rows(path: Path, place: str) -> Iterator[Any]:
     """The rows of a matrix in a file, some at a time."""
-    with _opened(path) as group:
-        stored = _rows_of(group[place])
+    with opened(path) as group:
+        stored = stored_matrix(group[place])
         size = CHUNK
         if not isinstance(group[place], (h5py.Group, zarr.Group)):
             size = int(np.clip(DENSE_BYTES // max(stored.shape[1] * stored.dtype.itemsize, 1), 1, CHUNK))
@@ -222,7 +222,8 @@ def _read_rows(path: Path, stored: Any, rows: slice) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """The root group of an .h5ad or .zarr, open within the block."""
     if path.suffix.lower() == ".zarr":
         yield zarr.open_group(path, mode="r")
         return

@@ -177,11 +177,11 @@ def train_models(
         )
     settings = settings.with_training(n_ranks=ranks.size)
     device = pick_device(settings.training.device)
-    data, settings, card = _read(prepared, settings, device)
+    data, settings, card = read_data(prepared, settings, device)
     together = len(seeds) if _stack_pays(data.samples, settings.training, device) else 1
     settings = settings.with_training(first_layer=first_layer(data.samples, settings.training, device, together))
     card = card.model_copy(update={"settings": settings})
-    networks = [_untrained(card, data.moments, seed).to(device) for seed in seeds]
+    networks = [untrained(card, data.moments, seed).to(device) for seed in seeds]
     groups = [seeds[start : start + together] for start in range(0, len(seeds), together)]
     kept = [
         None if keeping is None else Checkpoints(keeping, settings, group, card.fingerprint, device.type)
@@ -212,7 +212,7 @@ def _stack_pays(samples: Samples, settings: TrainingSettings, device: torch.devi
     return samples.windows is None and (device.type == "cuda" or is_small)
 
 
-class _Data(NamedTuple):
+class TrainingData(NamedTuple):
     """Of a prepared data set: all samples, rows of those that train and validate, moments of the former."""
 
     samples: Samples
@@ -222,9 +222,9 @@ class _Data(NamedTuple):
     moments: FeatureMoments
 
 
-def _read(
+def read_data(
     prepared: AnnData | Store, settings: FitSettings, device: torch.device
-) -> tuple[_Data, FitSettings, ModelCard]:
+) -> tuple[TrainingData, FitSettings, ModelCard]:
     """The data, on the device where they fit; the settings with what depends on both; and a card before training."""
     settings = settings.with_training(batch_size=settings.training.batch_size or BATCH_SIZE[device.type])
     if isinstance(prepared, Store) and settings.training.class_balance == "balanced":
@@ -237,10 +237,10 @@ def _read(
         moments = feature_moments(samples, torch.cat([train, unlabelled]), len(card.classes))
     n_samples = len(train) + len(unlabelled)
     settings = settings.with_training(max_epochs=settings.training.max_epochs or usual_epochs(n_samples))
-    data = _Data(samples, train, validation, unlabelled, moments)
+    data = TrainingData(samples, train, validation, unlabelled, moments)
     if fits(samples.matrix.n_bytes, device):
         train, validation, unlabelled = (rows.to(device) for rows in (train, validation, unlabelled))
-        data = _Data(samples.to(device), train, validation, unlabelled, moments)
+        data = TrainingData(samples.to(device), train, validation, unlabelled, moments)
     return data, settings, card
 
 
@@ -294,7 +294,8 @@ def _usual_of_pixels(prepared: AnnData) -> LikelihoodName:
     return "cross_entropy" if is_near_binary(np.asarray(prepared.X[seen])) else "gaussian"
 
 
-def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
+def untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
+    """A network of this form before its training."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = card.build()
@@ -303,7 +304,7 @@ def _untrained(card: ModelCard, moments: FeatureMoments, seed: int) -> NVAE:
 
 
 def _faster_threads(
-    settings: FitSettings, networks: Sequence[NVAE], data: _Data, seeds: Sequence[int], device: torch.device
+    settings: FitSettings, networks: Sequence[NVAE], data: TrainingData, seeds: Sequence[int], device: torch.device
 ) -> int:
     """One thread, or all that the job may use, whichever takes some steps of these models sooner."""
     counts = sorted({1, available_threads()})

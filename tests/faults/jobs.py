@@ -50,6 +50,7 @@ CONFIG: dict[str, Any] = {
             **SMALL,
             "power": {"fold_changes": [3], "n_runs": 1, "n_genes": 5},
             "evaluation": {"scores": ["likelihood", "prior"], "n_draws": 5},
+            "export": "on",
         },
         "stacked": {**SMALL, "training": {**TRAINING, "stack_seeds": True}},
         "stored": {**SMALL, "dataset": "stored", "seeds": [0]},

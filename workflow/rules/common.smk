@@ -309,6 +309,9 @@ def all_results():
             files += [
                 f"results/{name}/figures/{figure}.png" for figure in SCORE_FIGURES
             ]
+        if run.export is not None:
+            files += [f"results/{name}/export/{file}" for file in EXPORTED]
+            files += files_of_seeds(name, "model_card.md")
         for seed in run.seeds:
             made = ["embedded", "samples", "traversals", "interpolations"]
             figures = SEED_FIGURES + (IMAGE_FIGURES if name in IMAGE_RUNS else [])
