@@ -57,7 +57,7 @@ def checkpoint_options(command: Command) -> Command:
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    The steps in order: prepare, train, embed, audit, null, power, factors, plot; suggest proposes settings for a
-    re-run, generate draws samples from a trained model, simulate makes data of which the truth is known, evaluate
-    scores a run, baseline other methods beside it, and study gathers the scores.
+    `run` is the whole way, by Snakemake. Its steps in order: prepare, train, embed, audit, null, power, factors, plot;
+    suggest proposes settings for a re-run, generate draws samples from a trained model, simulate makes data of which
+    the truth is known, evaluate scores a run, baseline other methods beside it, and study gathers the scores.
     """
