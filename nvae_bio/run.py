@@ -246,7 +246,9 @@ def _places(settings: WorkflowSettings, call: Call) -> list[str]:
     """What lies where, of what is there."""
     found = [call.folder / REPORT] if call.report else []
     if settings.study is not None:
-        found += [call.folder / settings.study.folder / f"{settings.study.name}{end}" for end in (".md", ".csv", ".png")]
+        found += [
+            call.folder / settings.study.folder / f"{settings.study.name}{end}" for end in (".md", ".csv", ".png")
+        ]
     else:
         found += [call.folder / "results" / name for name in settings.runs]
     return [f"{path}/" if path.is_dir() else str(path) for path in found if path.exists()]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from nvae_bio.config import load_config
 from nvae_bio.errors import UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
@@ -48,11 +50,14 @@ def workflow_folder(package: Path = PACKAGE) -> Path:
 def examples() -> dict[str, Example]:
     """Every example by its name: each run of the default config, and each other config.
 
+    Raises:
+        UserError: the default config, of a checkout, was changed and is not valid.
+
     >>> sorted(examples())
     ['digits', 'kang', 'mnist', 'pbmc68k', 'simulated', 'test', 'yale']
     """
     folder = workflow_folder() / "config"
-    found = list(_runs_of((folder / "config.yaml").read_text(encoding="utf-8")))
+    found = list(_runs_of(folder / "config.yaml"))
     for file in (file for pattern in WHOLE for file in sorted(folder.glob(pattern))):
         text = file.read_text(encoding="utf-8")
         comment = re.match(r"(?:#.*\n)*", text)
@@ -74,20 +79,28 @@ def example(name: str) -> Example:
     return found[name]
 
 
-def _runs_of(text: str) -> Iterator[Example]:
-    """Each run of a config with its data set, as a config of its own, comments included."""
+def _runs_of(file: Path) -> Iterator[Example]:
+    """Each run of a config with its data set, as a config of its own; comments are kept where each key has its line."""
+    load_config(file)  # in a checkout it may have been changed
+    text = file.read_text(encoding="utf-8")
     values, entries = yaml.safe_load(text), _entries(text)
     for name, run in values["runs"].items():
         dataset = run["dataset"]
+        own = {"datasets": {dataset: values["datasets"][dataset]}, "runs": {name: run}}
         lines = ["datasets:", *entries["datasets"][dataset], "", "runs:", *entries["runs"][name]]
-        about = entries["datasets"][dataset][0].partition(" # ")[2]
-        yield Example(name, about, "\n".join([f"# {about}", *lines]) + "\n")
+        about = lines[1].partition(" # ")[2] or f"run {name} of the default config"
+        with suppress(yaml.YAMLError):
+            if yaml.safe_load("\n".join(lines)) == own:
+                yield Example(name, about, "\n".join([f"# {about}", *lines]) + "\n")
+                continue
+        yield Example(name, about, yaml.safe_dump(own, sort_keys=False))
 
 
 def _entries(text: str) -> dict[str, dict[str, list[str]]]:
     """Section of a config -> name of an entry -> its lines."""
     lines, found = text.splitlines(), {}
-    for section, block in yaml.compose(text).value:
+    root = yaml.compose(text)
+    for section, block in [] if root is None else root.value:
         keys = [key for key, _ in block.value]
         starts = [key.start_mark.line for key in keys]
         ends = [*starts[1:], block.end_mark.line]

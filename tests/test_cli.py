@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anndata
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trai
 
 COMMANDS = [
     *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
-    *("simulate", "evaluate", "baseline", "study"),
+    *("simulate", "evaluate", "baseline", "study", "run"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
 IMAGES = ["--weights", "im.safetensors", "--card", "im.json"]
@@ -56,7 +57,8 @@ def test_every_command_is_known_and_explains_itself(capsys: pytest.CaptureFixtur
         said = capsys.readouterr().out
         assert "Example" in said
         assert f"nvae-bio {command} --" in said
-        assert all(option.help for option in cli.commands[command].params if option.name != "help"), command
+        options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
+        assert all(option.help for option in options), command
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,13 +43,12 @@ def in_checkout(name: str) -> str:
 
 def test_the_wheel_has_the_package_and_the_workflow_and_nothing_else(built: Built) -> None:
     files = contents(built.wheel)
-    assert {in_checkout(name): content for name, content in files.items()} == {
-        name: (ROOT / name).read_bytes()
-        for name in repository_files()
-        if name.startswith(("nvae_bio/", "workflow/", "profiles/", "config/"))
-        and not name.startswith("config/studies/")  # their pages, data and prose belong to the repository
-        or name in ("Snakefile", "environment.yml", "environment-benchmark.yml")
-    }
+    folders = ("nvae_bio/", "workflow/", "profiles/", "config/")
+    expected = {name for name in repository_files() if name.startswith(folders)}
+    expected -= {name for name in expected if name.startswith("config/studies/")}  # of the repository, as their pages
+    expected |= {"Snakefile", "environment.yml", "environment-benchmark.yml"}
+    found = {in_checkout(name): content for name, content in files.items()}
+    assert found == {name: (ROOT / name).read_bytes() for name in expected}
     assert "nvae_bio/py.typed" in files
     large = {name: content for name, content in files.items() if content}
     assert len(set(large.values())) == len(large)  # nothing twice
@@ -61,7 +60,8 @@ def test_metadata_are_valid_and_name_no_place_that_is_not_there(built: Built) ->
         folder = f"nvae_bio-{nvae_bio.__version__}.dist-info"
         text = archive.read(f"{folder}/METADATA")
         assert archive.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-        assert archive.read(f"{folder}/entry_points.txt").split() == b"[console_scripts] nvae-bio = nvae_bio.cli:main".split()
+        commands = archive.read(f"{folder}/entry_points.txt").decode()
+    assert commands == "[console_scripts]\nnvae-bio = nvae_bio.cli:main\n"
     found = Metadata.from_email(text, validate=True)
     assert (found.name, str(found.version)) == ("nvae-bio", nvae_bio.__version__)
     assert found.license_expression == "BSD-3-Clause"
@@ -91,7 +91,7 @@ def test_an_editable_install_has_no_copy_of_the_workflow(tmp_path: Path) -> None
     assert contents(wheel) == {"_nvae_bio.pth": str(ROOT).encode()}
 
 
-def test_an_installed_package_is_found_before_the_checkout_and_runs_without_it(installed: Installed, tmp_path: Path) -> None:
+def test_an_installed_package_is_used_and_not_the_checkout(installed: Installed, tmp_path: Path) -> None:
     script = "import nvae_bio, nvae_bio.shipped as s; print([nvae_bio.__file__, str(s.workflow_folder())])"
     command = [installed.python, "-c", script]
     said = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=True)
@@ -111,6 +111,16 @@ def test_a_dry_run_of_every_example_from_the_wheel(example: Example, installed: 
     assert "This was a dry-run" in done.stdout
     assert not (tmp_path / "resources" / "examples").exists()
     assert installed.files() == before
+
+
+@pytest.mark.slow
+def test_the_slurm_profile_of_the_wheel_is_used(installed: Installed, tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    options = ("--no-report", "--dry-run", "--", "--sdm", "env-modules")
+    done = installed.run("--example", "test", "--profile", "slurm", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{installed.workflow}/workflow/profiles/slurm" in done.stderr
+    assert "Group job" in done.stdout
 
 
 @pytest.mark.slow

@@ -81,15 +81,28 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_an_example_of_a_run_is_that_run_of_the_default_config() -> None:
-    default = load_config(ROOT / "config" / "config.yaml")
+    default = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     found = examples()
-    assert list(default.runs) == list(found)[: len(default.runs)]
-    for name, run in default.runs.items():
+    assert list(default["runs"]) == list(found)[: len(default["runs"])]
+    for name, run in default["runs"].items():
+        dataset = run["dataset"]
         own = yaml.safe_load(found[name].text)
-        assert {**own, "runs": dict(own["runs"])} == {
-            "datasets": {run.dataset: yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["datasets"][run.dataset]},
-            "runs": {name: yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["runs"][name]},
-        }
+        assert own == {"datasets": {dataset: default["datasets"][dataset]}, "runs": {name: run}}
+
+
+def test_a_changed_default_config_of_a_checkout_has_examples_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvae_bio.shipped.workflow_folder", lambda: tmp_path)
+    (tmp_path / "config").mkdir()
+    file = tmp_path / "config" / "config.yaml"
+    values = {"datasets": {"d": {"kind": "images", "builtin": "digits"}}, "runs": {"r": {"dataset": "d", "seeds": [1]}}}
+    for flow in (True, False):
+        file.write_text(yaml.safe_dump(values, default_flow_style=flow))
+        assert yaml.safe_load(examples()["r"].text) == values
+    file.write_text("runs: {}\n")
+    with pytest.raises(UserError, match="datasets: this key is required"):
+        examples()
 
 
 @pytest.mark.parametrize("example", examples().values(), ids=lambda example: example.name)
@@ -102,7 +115,7 @@ def test_every_example_is_a_config_and_has_a_sentence(example: Example, tmp_path
 
 
 def test_every_shipped_config_but_the_studies_is_an_example() -> None:
-    files = {file.stem for file in ROOT.glob("config/*.yaml")} | {file.stem for file in ROOT.glob("config/examples/*.yaml")}
+    files = {file.stem for pattern in ("*.yaml", "examples/*.yaml") for file in (ROOT / "config").glob(pattern)}
     assert files - {"config"} == set(examples()) - set(load_config(ROOT / "config" / "config.yaml").runs)
 
 
@@ -148,11 +161,20 @@ def test_the_workflow_is_found_around_or_inside_the_package(tmp_path: Path) -> N
         ([], "run: give a CONFIG or an --example (--list); there is no config/config.yaml here, either"),
         (["none.yaml"], "none.yaml: cannot be read: No such file or directory"),
         (["bad.yaml"], "bad.yaml: runs: this key is required"),
-        (["--example", "pbmc"], "--example: 'pbmc' is no example; did you mean 'pbmc68k'? allowed: pbmc68k, digits, kang"),
+        (
+            ["--example", "pbmc"],
+            "--example: 'pbmc' is no example; did you mean 'pbmc68k'? allowed: pbmc68k, digits",
+        ),
         (["bad.yaml", "--example", "digits"], "run: CONFIG and --example are both given; allowed: one of them"),
         (["--example", "digits", "--cores", "0"], "'0' is not allowed: should be a number from 1 on, or all"),
-        (["--example", "digits", "--profile", "sge"], "--profile: sge: no folder with a config.yaml; allowed, too: slurm"),
-        (["--example", "digits", "--profile", "./pbs"], "executor 'pbs' is not installed: pip install 'snakemake-executor-"),
+        (
+            ["--example", "digits", "--profile", "sge"],
+            "sge: no folder with a config.yaml; allowed, too: slurm",
+        ),
+        (
+            ["--example", "digits", "--profile", "./pbs"],
+            "executor 'pbs' is not installed: pip install 'snakemake-",
+        ),
         (["--example", "digits", "--folder", "bad.yaml"], "bad.yaml' is a file"),
         (["--example", "kang"], "resources/examples/kang.yaml: datasets.kang.paths: data/kang_muscat_ctrl_stim/kang"),
         (["--copy", "x"], "--copy: give either --example or --profile, which is copied"),

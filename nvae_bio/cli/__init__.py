@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0; 1 where a job of the workflow failed; 2 with one line on standard error for bad input, and where memory ends; 75
-    where a signal stopped a training that can go on; 130 for SIGINT. What is called from a shell runs in a child process, for libraries may crash on a file.
+    where a signal stopped a training that can go on; 130 for SIGINT. What is called from a shell runs in a child
+    process, for libraries may crash on a file.
     """
     if arguments is None and sys.argv[1:] and sys.argv[1] in {*cli.commands}.difference(UNGUARDED):
         return guarded(lambda: _run(sys.argv[1:]))
