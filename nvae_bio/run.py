@@ -136,7 +136,7 @@ def _snakemake(command: list[str], folder: Path) -> int:
         Interrupted, KeyboardInterrupt: it was told to stop.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # jobs call `python`
-    environment = os.environ | {"PATH": path, "PYTHONSAFEPATH": "1"}
+    environment = os.environ | {"PATH": path, "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(_cache(folder))}
     with _signals() as (pass_on_to, got):
         process = subprocess.Popen(command, cwd=folder, env=environment, process_group=0)
         pass_on_to(process.pid)
@@ -148,6 +148,19 @@ def _snakemake(command: list[str], folder: Path) -> int:
     if got:
         raise Interrupted("stopped; trainings are saved, and the same call goes on from there")
     return code
+
+
+def _cache(folder: Path) -> Path:
+    """Where Snakemake and its jobs keep what they compile: the user's own, or of the run where that cannot be written.
+
+    A container often has a user without a home, and Snakemake ends in a traceback there.
+    """
+    with suppress(OSError, RuntimeError):
+        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        own.mkdir(parents=True, exist_ok=True)
+        if os.access(own, os.W_OK | os.X_OK):
+            return own
+    return folder.resolve() / ".snakemake" / "cache"
 
 
 @contextmanager

@@ -27,7 +27,7 @@ here = pathlib.Path(os.environ["FAKE"])
 does = (here / "does").read_text() if (here / "does").exists() else ""
 log = here / "calls"
 with log.open("a") as file:
-    file.write(json.dumps([sys.argv[1:], os.getcwd(), os.environ["PATH"]]) + "\\n")
+    file.write(json.dumps([sys.argv[1:], os.getcwd(), os.environ["PATH"], os.environ["XDG_CACHE_HOME"]]) + "\\n")
 if does.startswith("exit "):
     sys.exit(int(does[5:]))
 if does == "kill":
@@ -221,7 +221,7 @@ def test_a_run_and_its_report(fake: Path, tmp_path: Path, capsys: pytest.Capture
         [*given, "--quiet", "all", "--report", "report.html"],
     ]
     assert capsys.readouterr().out == "Results:\n  results/digits/\n"
-    _, folder, path = json.loads((fake / "calls").read_text().splitlines()[0])
+    _, folder, path, _ = json.loads((fake / "calls").read_text().splitlines()[0])
     assert folder == str(tmp_path / "work")
     assert path.split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert Path(config).read_text() == examples()["digits"].text
@@ -256,6 +256,17 @@ def test_the_default_config_is_that_of_the_folder_and_a_dry_run_leaves_nothing(f
     Path("config/config.yaml").write_text(examples()["digits"].text)
     assert main(["run", "--no-report"]) == 0
     assert calls(fake)[-1][1] == str(Path("config/config.yaml").resolve())
+
+
+def test_a_user_without_a_home_has_a_cache_in_the_folder(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = fake / "cache"
+    for home, expected in ((fake, cache), ("/proc/none", Path(".snakemake/cache").resolve())):
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(home))
+        if home == fake:
+            monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        assert main(["run", "--example", "digits", "--no-report"]) == 0
+        assert json.loads((fake / "calls").read_text().splitlines()[-1])[3] == str(expected)
 
 
 @pytest.mark.parametrize(
