@@ -1,16 +1,17 @@
 # The same commands on a laptop and in CI. Each one sets up .venv by itself, with the versions of constraints.txt.
 #
-#   make run     the workflow on config/config.yaml (or CONFIG=FILE), without conda, and report.html
+#   make run     `nvae-bio run` on config/config.yaml (or CONFIG=FILE): the workflow without conda, and report.html
 #   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
 #   make faults  trials of what goes wrong on real machines, the table docs/faults.csv (or TRIALS=n kills, TABLE=FILE)
 #   make fuzz    changed files for every reader, CASES (2000) of each; writes docs/fuzz.csv
+#   make dist    wheel and sdist in dist/
 #   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test lint faults fuzz lock clean
+.PHONY: run test lint faults fuzz dist lock clean
 
 CORES ?= all
 CONFIG ?= config/config.yaml
@@ -27,11 +28,7 @@ export PYTHONNOUSERSITE := 1
 PY := .venv/bin/python
 
 run: .venv/.workflow
-	folders=$$($(PY) tools/results.py "$(CONFIG)")
-	$(PY) -m snakemake --cores $(CORES) --configfile "$(CONFIG)"
-	$(PY) -m snakemake --report report.html --configfile "$(CONFIG)"
-	echo "Results: report.html, and factors.parquet, factors.h5ad, figures/, SEED/embedded.h5ad and SEED/figures/ in"
-	echo "$$folders"
+	$(PY) -m nvae_bio run "$(CONFIG)" --cores $(CORES)
 
 # one thread a worker: otherwise each would start as many as there are cores
 test: export OMP_NUM_THREADS := 1
@@ -61,6 +58,10 @@ fuzz: .venv/.test
 lock: .venv/.test
 	$(PY) tools/lock.py
 
+dist: .venv/.test
+	rm -rf dist
+	$(PY) -m build --no-isolation
+
 # results, resources and Snakemake's records of them stay
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis nvae_bio.egg-info
@@ -74,9 +75,9 @@ clean:
 	"$(PYTHON)" -m venv --clear .venv
 
 .venv/.workflow: .venv/bin/python constraints.txt pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workflow]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
 .venv/.test: .venv/bin/python constraints.txt pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workflow,slurm,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[slurm,test]'
 	touch $@ .venv/.workflow

@@ -27,6 +27,18 @@ class Interrupted(Exception):
     """A job was asked to stop and did; what it had done is saved (exit code 75: try again)."""
 
 
+class WorkflowFailed(Exception):
+    """The workflow ended with an error; the message is one line that names the log of the job.
+
+    Attributes:
+        code: the exit code.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.code = code
+
+
 @contextmanager
 def about(where: str) -> Iterator[None]:
     """Whatever is wrong within the block is so in `where`: its line begins with that."""

@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from tests.conda import Conda, install_conda
+from tests.packages import Built, Installed, build, copy_repository, install
 
 matplotlib.use("Agg")
 # the same examples every time, and a slow machine is no error
@@ -38,6 +39,20 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Conda:
             install_conda(found.root)
             found.make_environment()
     return found
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Wheel and sdist of a clean copy of the repository."""
+    folder = tmp_path_factory.mktemp("build")
+    copy_repository(folder / "source")
+    return build(folder / "source", folder / "dist")
+
+
+@pytest.fixture(scope="session")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel, installed outside of the repository."""
+    return install(built.wheel, tmp_path_factory.mktemp("installed") / "venv")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,7 +20,7 @@ from tests.toys import embedded, fit_settings, prepared_images, raw_counts, trai
 COMMANDS = [
     *("prepare", "train", "embed", "audit", "null", "power", "factors", "suggest", "generate", "plot"),
     *("query", "counterfactual", "page", "init", "check", "doctor", "completion", "export"),
-    *("simulate", "evaluate", "baseline", "study"),
+    *("simulate", "evaluate", "baseline", "study", "run"),
 ]
 MODEL = ["--weights", "model.safetensors", "--card", "model.json"]
 IMAGES = ["--weights", "im.safetensors", "--card", "im.json"]

@@ -17,6 +17,7 @@ import yaml
 from nvae_bio import schema
 from nvae_bio.config import load_config
 from tests.conda import COMMAND, PROBE, PROBE_SCRIPT, ROOT, Conda, why_not
+from tests.packages import Installed, copy_repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
@@ -24,19 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason
 @pytest.fixture(scope="session")
 def clone(conda: Conda, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh copy of the repository in which the default workflow has run."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout, which knows the files that belong to it")
     folder = tmp_path_factory.mktemp("clone")
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listing.stdout.decode().split("\0")):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_repository(folder)
     result = conda.run(*COMMAND, folder=folder)
     assert result.returncode == 0, result.stdout[-10_000:]
     return folder
@@ -65,6 +55,21 @@ def test_jobs_use_the_made_environment_alone(clone: Path, conda: Conda) -> None:
     result = conda.run(*COMMAND, "--snakefile", "probe.smk", "probe.json", folder=clone)
     assert result.returncode == 0, result.stdout
     conda.sees_nothing_else(json.loads((clone / "probe.json").read_text()), clone)
+
+
+def test_jobs_of_an_installed_workflow_see_the_package_and_none_of_its_neighbours(
+    installed: Installed, tmp_path: Path, conda: Conda
+) -> None:
+    code = tmp_path / "code"
+    shutil.copytree(installed.site / "nvae_bio", code / "nvae_bio")
+    (code / "anndata.py").write_text("raise ImportError('a neighbour')\n")
+    workflow = code / "nvae_bio" / "_workflow"
+    (workflow / "probe.smk").write_text(PROBE)
+    (workflow / "probe.py").write_text(PROBE_SCRIPT)
+    options = ("--snakefile", str(workflow / "probe.smk"), "--configfile", str(workflow / "config" / "test.yaml"))
+    result = conda.run(*COMMAND, "probe.json", *options, folder=tmp_path)
+    assert result.returncode == 0, result.stdout
+    conda.sees_nothing_else(json.loads((tmp_path / "probe.json").read_text()), code)
 
 
 def test_environment_has_the_pinned_versions(conda: Conda) -> None:

@@ -756,15 +756,6 @@ def test_workflow_comes_back_from_its_yaml(
     assert load_config(file) == whole
 
 
-def test_the_folders_of_a_config_are_named_and_a_wrong_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    from tools.results import main
-
-    assert main(str(Path(__file__).parent.parent / "config" / "config.yaml")) == 0
-    assert capsys.readouterr().out == "  results/pbmc68k/\n  results/digits/\n"
-    assert main("no.yaml") == 2
-    assert capsys.readouterr().err.startswith("nvae-bio: no.yaml: cannot be read")
-
-
 @pytest.mark.parametrize(
     ("said", "audit"), [("off", None), (False, None), ("on", AuditSettings()), (True, AuditSettings())]
 )

@@ -9,9 +9,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import nvae_bio
-from tools.lock import UNLOCKED, LockError, closure, differences, main, read_project, render_files
+from tools.lock import CALLERS, UNLOCKED, LockError, closure, differences, main, read_project, render_files
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = read_project(ROOT / "pyproject.toml")
@@ -50,7 +51,7 @@ def test_environment_has_the_pins_of_the_lock() -> None:
 
 
 def test_environment_has_what_jobs_need_and_no_more() -> None:
-    assert {canonicalize_name(Requirement(line).name) for line in RUNTIME} <= PINS.keys()
+    assert {canonicalize_name(Requirement(line).name) for line in RUNTIME} - CALLERS <= PINS.keys()
     assert not {"snakemake", "pytest", "mypy", "ruff", "py-rattler", "snakefmt", "hypothesis"} & PINS.keys()
 
 
@@ -70,8 +71,20 @@ def test_python_versions_agree() -> None:
 
 def test_versions_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"] == nvae_bio.__version__
+    assert "version" not in PROJECT and "version" in PROJECT["dynamic"]  # read from nvae_bio/__init__.py
+    assert citation["version"] == nvae_bio.__version__
     assert citation["license"] == PROJECT["license"]
+    sections = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] in {"Unreleased", nvae_bio.__version__}
+    released = [Version(section) for section in sections if section != "Unreleased"]
+    assert released == sorted(set(released), reverse=True)
+    assert all(version <= Version(nvae_bio.__version__) for version in released)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))])
+def test_documents_name_no_other_version(path: Path) -> None:
+    named = re.findall(r"nvae[-_]bio(?:-|==| v?)(\d+(?:\.\d+)+)", path.read_text())
+    assert set(named) <= {nvae_bio.__version__}
 
 
 def test_the_environment_of_peers_has_them_and_the_same_pins() -> None:

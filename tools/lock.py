@@ -32,6 +32,7 @@ TARGET = {
     "platform_machine": "x86_64",
     "os_name": "posix",
 }
+CALLERS = {"snakemake", "pygments"}  # call the workflow's jobs, which do not import them
 UNLOCKED = {"benchmark"}  # extras that pin themselves
 CUDA = ("nvidia-", "cuda-", "triton")  # come with torch's GPU build alone, which pins them itself
 HEADER = "# Written by `python tools/lock.py` (`make lock`); the versions that the tests passed with.\n"
@@ -104,7 +105,8 @@ def render_files(project: dict[str, Any]) -> dict[str, str]:
     runtime = project["dependencies"]
     extras = project["optional-dependencies"].items()
     locked = [line for name, lines in extras if name not in UNLOCKED for line in lines]
-    pins, peers = closure(runtime), [line for name, lines in extras if name in UNLOCKED for line in lines]
+    imported = [line for line in runtime if canonicalize_name(Requirement(line).name) not in CALLERS]
+    pins, peers = closure(imported), [line for name, lines in extras if name in UNLOCKED for line in lines]
     return {
         "constraints.txt": render_constraints(closure([*runtime, *locked])),
         "environment.yml": render_environment(pins),

@@ -9,24 +9,34 @@ from collections.abc import Sequence
 
 import click
 
-from nvae_bio.cli import drawing, report, setup, sharing, steps, studies  # noqa: F401 (their commands join the group)
+from nvae_bio.cli import (  # noqa: F401 (their commands join the group)
+    drawing,
+    report,
+    setup,
+    sharing,
+    steps,
+    studies,
+    whole,
+)
 from nvae_bio.cli.base import cli
-from nvae_bio.errors import Interrupted, UserError
+from nvae_bio.errors import Interrupted, UserError, WorkflowFailed
 from nvae_bio.guard import guarded
 
 __all__ = ["cli", "main"]
 
 
-TRAININGS = ("train", "null", "power")  # they answer signals, and come from torchrun; their data have checksums
+# trainings answer signals, and come from torchrun; their data have checksums; `run` answers signals, and reads no data
+UNGUARDED = ("train", "null", "power", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code, as docs/cli.md lists them.
 
-    0; 2 with one line on standard error for bad input, and where memory ends; 75 where a signal stopped a training that
-    can go on; 130 for SIGINT. What is called from a shell runs in a child process, for libraries may crash on a file.
+    0; 1 where a job of the workflow failed; 2 with one line on standard error for bad input, and where memory ends; 75
+    where a signal stopped a training that can go on; 130 for SIGINT. What is called from a shell runs in a child
+    process, for libraries may crash on a file.
     """
-    if arguments is None and sys.argv[1:] and sys.argv[1] in {*cli.commands}.difference(TRAININGS):
+    if arguments is None and sys.argv[1:] and sys.argv[1] in {*cli.commands}.difference(UNGUARDED):
         return guarded(lambda: _run(sys.argv[1:]))
     return _run(sys.argv[1:] if arguments is None else list(arguments))
 
@@ -45,6 +55,9 @@ def _run(arguments: list[str]) -> int:
     except Interrupted as error:
         print(f"nvae-bio: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL
+    except WorkflowFailed as error:
+        print(f"nvae-bio: {error}", file=sys.stderr)
+        return error.code
     except click.Abort:  # what click makes of SIGINT
         return 130
     except MemoryError as error:

@@ -59,9 +59,10 @@ def checkpoint_options(command: Command) -> Command:
 def cli() -> None:
     """Shared and class-specific factors of biological data with the N-VAE.
 
-    First, init writes a config for your files, check tries it, and doctor looks at the machine; completion is for the
-    shell. The steps in order: prepare, train, embed, audit, null, power, factors, plot, page; suggest proposes settings
-    for a re-run, generate draws samples from a trained model, query places new samples in one, counterfactual decodes
-    samples with something changed, export writes a run for other programs; simulate makes data of which the truth is
-    known, evaluate scores a run, baseline other methods beside it, and study gathers the scores.
+    First, init writes a config for your files, check tries it, doctor looks at the machine, and completion is for the
+    shell. `run` is the whole way, by Snakemake. Its steps in order: prepare, train, embed, audit, null, power, factors,
+    plot, page; suggest proposes settings for a re-run, generate draws samples from a trained model, query places new
+    samples in one, counterfactual decodes samples with something changed, export writes a run for other programs;
+    simulate makes data of which the truth is known, evaluate scores a run, baseline other methods beside it, and study
+    gathers the scores.
     """

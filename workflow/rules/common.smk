@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import site
 import sys
 from typing import get_args
 
@@ -20,11 +22,15 @@ except UserError as error:
     print(f"nvae-bio: {error}", file=sys.stderr)
     sys.exit(2)
 
-# jobs find the package in the workflow's own folder, whatever environment they run in; and how often they save a
-# training is no parameter of theirs: another number is no reason to train again
+# jobs find the package in the workflow's own folder, whatever environment they run in, and neither in the working folder
+# nor among packages of the user, unless the workflow is one of these and jobs have no environment of their own; and how
+# often they save a training is no parameter of theirs: another number is no reason to train again
 SECONDS = settings.checkpoint_seconds
+METHODS = {method.name for method in workflow.deployment_settings.deployment_method}
+IS_USERS = workflow.basedir.startswith(f"{site.getusersitepackages()}{os.sep}")
 shell.prefix(
-    f"export PYTHONPATH={workflow.basedir!r} PYTHONNOUSERSITE=1 "
+    f"export PYTHONPATH={shlex.quote(workflow.basedir)} PYTHONSAFEPATH=1 "
+    f"{'' if IS_USERS and not METHODS else 'PYTHONNOUSERSITE=1 '}"
     f"NVAE_BIO_CHECKPOINT_SECONDS={'inf' if SECONDS is None else SECONDS}; "
 )
 
