@@ -293,7 +293,9 @@ def test_a_linear_method_finds_a_planted_factor_of_any_data(kind: str, method: s
         return
     z = FITS[method](adata, 6, 0)
     assert z.shape == (adata.n_obs, 6)
-    scores = embedding_scores(adata, z, EvaluationSettings(scores=("factors",), factor_keys=["true_shared"]), None)
+    scores = embedding_scores(
+        adata, (z, None), EvaluationSettings(scores=("factors",), factor_keys=["true_shared"]), None
+    )
     assert scores["r2_true_shared"] > 0.5 and scores["leakage_linear"] > 0.6
     assert {"leakage_chance", "mig", "sap"} - set(scores) == {"mig", "sap"}  # of one factor there is no gap
     np.testing.assert_array_equal(z, FITS[method](adata, 6, 0))

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from nvae_bio.config.base import Settings
 from nvae_bio.config.reports import switched
 
-ScoreGroup = Literal["likelihood", "prior", "factors", "samples", "artificial", "counts", "finer", "scib", "decision"]
+ScoreGroup = Literal[
+    "likelihood", "prior", "factors", "samples", "artificial", "counts", "finer", "scib", "decision", "query"
+]
 Classifier = Literal["linear", "small", "strong"]
 
 USUAL: tuple[ScoreGroup, ...] = ("likelihood", "prior", "factors", "samples", "counts")
@@ -25,8 +27,8 @@ class EvaluationSettings(Settings):
         "log p(x, y) and log p(x); `prior`: the aggregate posterior beside the prior; `factors`: known factors read "
         "off the latents; `samples`: ancestral samples beside held-out ones; `artificial`: classifiers trained on "
         "artificial data; `counts`: mean, variance and zeros of the genes; `finer`: labels finer than the classes; "
-        "`scib`: scib-metrics; `decision`: small classifiers of `decision_key`. `finer` and `scib` need the extra "
-        "`benchmark`",
+        "`scib`: scib-metrics; `decision`: small classifiers of `decision_key`; `query`: held-out samples as new ones, "
+        "their classes and what is novel. `finer` and `scib` need the extra `benchmark`",
     )
     max_samples: PositiveInt = Field(
         2000, description="held-out samples, at most, that a score is of: a random part, the same for each seed"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -36,11 +37,13 @@ class Fitted:
         shared: embedding of all samples, (n, S).
         expected: its decoder.
         effects: of each dim on each gene, (G, S); None where the method has no loadings.
+        probability: of each class for all samples, (n, C); None where the method has no classifier.
     """
 
     shared: np.ndarray
     expected: Expected
     effects: np.ndarray | None = None
+    probability: pd.DataFrame | None = None
 
 
 def fit_linear(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitted:
@@ -96,6 +99,7 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
             model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="nan")
             train_quietly(model, rows)
         shared = np.asarray(model.get_latent_representation())
+        probability = model.predict(soft=True) if method == "scanvi" else None
     module, counts = model.module.eval(), np.asarray(data.X.sum(1)).reshape(-1, 1)
 
     @torch.no_grad()
@@ -105,7 +109,7 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
         made = module.generative(z=z, library=library, batch_index=torch.zeros(len(rows), 1))
         return np.asarray(made["px"].mean, dtype=float)
 
-    return Fitted(shared, expected)
+    return Fitted(shared, expected, probability=probability)
 
 
 def train_quietly(model: Any, rows: Sequence[np.ndarray]) -> None:

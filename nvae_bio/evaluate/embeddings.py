@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from sklearn.decomposition import NMF, PCA, FastICA
 
@@ -22,10 +23,12 @@ from nvae_bio.evaluate.finer import embedding_finer_scores, embedding_scib_score
 from nvae_bio.evaluate.known import image_shape_of, known_scores
 from nvae_bio.evaluate.peers import embed_drvi
 from nvae_bio.evaluate.subject import log_scaled
+from nvae_bio.evaluate.transfer import classifier_scores, neighbor_scores
 
 logger = logging.getLogger(__name__)
 
 ICA_ITERATIONS = 1000
+Embedding = tuple[np.ndarray, pd.DataFrame | None]  # (n, dims), and of a method with a classifier p(class), (n, C)
 Fit = Callable[[AnnData, int, int], np.ndarray]  # samples, dims, seed → embedding (n, dims)
 
 
@@ -64,35 +67,34 @@ def fit_nmf(adata: AnnData, n_latent: int, seed: int) -> np.ndarray:
     return _linear(adata, n_latent, NMF(n_latent, init="nndsvda", max_iter=NMF_ITERATIONS, random_state=seed))
 
 
-def _fit_variational(method: Baseline) -> Fit:
-    def fit(adata: AnnData, n_latent: int, seed: int) -> np.ndarray:
-        return fit_scvi(method, adata, n_latent, seed).shared
-
-    return fit
-
-
-FITS: dict[Baseline, Fit] = {
-    "pca": fit_pca,
-    "ica": fit_ica,
-    "nmf": fit_nmf,
-    "scvi": _fit_variational("scvi"),
-    "scanvi": _fit_variational("scanvi"),
-    "drvi": embed_drvi,
-}
+FITS: dict[Baseline, Fit] = {"pca": fit_pca, "ica": fit_ica, "nmf": fit_nmf, "drvi": embed_drvi}
 OF_COUNTS = ("scvi", "scanvi", "drvi")
 
 
+def fit_embedding(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Embedding:
+    """The embedding of all samples by a method, and what its classifier says where it has one.
+
+    Raises:
+        UserError: as the method.
+    """
+    if method in ("scvi", "scanvi"):
+        fitted = fit_scvi(method, adata, n_latent, seed)
+        return fitted.shared, fitted.probability
+    return FITS[method](adata, n_latent, seed), None
+
+
 def embedding_scores(
-    adata: AnnData, z: np.ndarray, settings: EvaluationSettings, image_shape: tuple[int, int, int] | None
+    adata: AnnData, embedding: Embedding, settings: EvaluationSettings, image_shape: tuple[int, int, int] | None
 ) -> dict[str, float]:
-    """What of an embedding can be scored without a decoder: leakage, known factors, finer labels, scib-metrics.
+    """What can be scored without a decoder: leakage, known factors, finer labels, scib-metrics, classes of new samples.
 
     Args:
         adata: prepared samples.
-        z: (n, d).
+        embedding: (n, d), and p(class) of a method with a classifier, else None.
         settings: the groups that are wanted, and their columns.
         image_shape: of pictures.
     """
+    z, probability = embedding
     scores = leakage_of(adata, z)
     if "factors" in settings.scores:
         scores |= known_scores(adata, z, settings.factor_keys, image_shape)
@@ -100,6 +102,8 @@ def embedding_scores(
         scores |= embedding_finer_scores(adata, str(settings.finer_key), {"": z})
     if "decision" in settings.scores:
         scores |= decision_scores(adata, str(settings.decision_key), {"": np.asarray(z, dtype=float)})
+    if "query" in settings.scores:
+        scores |= neighbor_scores(adata, z) if probability is None else classifier_scores(adata, probability)
     if "scib" in settings.scores:
         scores |= embedding_scib_scores(adata, z)
     return scores
@@ -117,7 +121,7 @@ def embed_baseline(
     """Fit a method on the training samples, score its embedding with every seed, and write the table as .csv.
 
     Args:
-        method: one of `FITS`.
+        method: pca, ica, nmf, scvi, scanvi or drvi.
         data: prepared samples.
         seeds: of the method.
         n_latent: its dims.
@@ -132,7 +136,9 @@ def embed_baseline(
     if method in OF_COUNTS and (kind := adata.uns[schema.DATA]["kind"]) != "counts":
         raise UserError(f"baseline {method!r}: data of kind {kind!r}; allowed: counts")
     shape = image_shape_of(adata)
-    scores = {seed: embedding_scores(adata, FITS[method](adata, n_latent, seed), settings, shape) for seed in seeds}
+    scores = {
+        seed: embedding_scores(adata, fit_embedding(method, adata, n_latent, seed), settings, shape) for seed in seeds
+    }
     table = score_table(scores, *names)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", *names, len(table))

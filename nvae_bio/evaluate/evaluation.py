@@ -22,6 +22,7 @@ from nvae_bio.evaluate.known import known_scores
 from nvae_bio.evaluate.likelihood import importance_weighted
 from nvae_bio.evaluate.samples import classes_in_turn, from_prior, sample_scores
 from nvae_bio.evaluate.subject import Subject
+from nvae_bio.evaluate.transfer import query_scores
 from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel
 
@@ -57,6 +58,7 @@ class Evaluation:
             "finer": self._finer,
             "scib": partial(scib_scores, self.subject),
             "decision": self._decision,
+            "query": self._query,
         }
         scores: dict[str, float] = {}
         with reproducible(self.subject.trained.card.settings.training.threads):
@@ -154,6 +156,10 @@ class Evaluation:
 
     def _finer(self) -> dict[str, float]:
         return finer_scores(self.subject, str(self.settings.finer_key))
+
+    def _query(self) -> dict[str, float]:
+        trained = self.subject.trained
+        return query_scores(trained, self.subject.adata) if trained.network.uses_label else {}
 
     def _decision(self) -> dict[str, float]:
         latents = latents_of(self.subject.adata)

@@ -2,6 +2,6 @@
 
 from nvae_bio.query.adapt import adapt_model
 from nvae_bio.query.read import Query, read_query, reference_query
-from nvae_bio.query.step import map_query, query
+from nvae_bio.query.step import SEPARATOR, map_query, place_query, query
 
-__all__ = ["Query", "adapt_model", "map_query", "query", "read_query", "reference_query"]
+__all__ = ["SEPARATOR", "Query", "adapt_model", "map_query", "place_query", "query", "read_query", "reference_query"]

@@ -59,12 +59,32 @@ def map_query(
         UserError: samples that cannot be read, of another kind, with too few of the features, or nearly all novel; a
             model without classes; a reference without samples that did not train.
     """
-    settings = settings or QuerySettings()
+    settings, card = settings or QuerySettings(), trained.card
+    known = reference_query(_did_not_train(reference, card.classes), card)
+    asked = read_query(settings, known, card, query)
+    adata = place_query(trained, known, asked, settings, seed)
+    _tell(adata, asked, settings)
+    return adata
+
+
+def place_query(
+    trained: TrainedModel, known: Query, asked: Query, settings: QuerySettings, seed: int | None = None
+) -> AnnData:
+    """What `map_query` returns, of samples that are read already, however many are novel.
+
+    Args:
+        trained: the model.
+        known: labelled reference samples.
+        asked: the new samples.
+        settings: how they are placed.
+        seed: of draws; the model's own if None.
+
+    Raises:
+        UserError: a model without classes, too few reference samples, or nothing to adapt.
+    """
     card, seed = trained.card, trained.card.seed if seed is None else seed
     if not trained.network.uses_label:
         raise UserError("the model is told no classes (variant 'vae'), so that none can be found; allowed: the others")
-    known = reference_query(_did_not_train(reference, card.classes), card)
-    asked = read_query(settings, known, card, query)
     if settings.adapt:
         trained = adapt_model(trained, asked, settings, seed)
     known = known.masked(asked)
@@ -88,7 +108,6 @@ def map_query(
     _write_novelty(adata, strange, usual, settings.novelty_level)
     adata.uns[schema.MODEL] = provenance(trained, seed) | {"calibrated": True}
     adata.uns[schema.QUERY] = _record(asked, known, posterior, adata, settings)
-    _tell(adata, asked, settings)
     return adata
 
 
