@@ -1,5 +1,12 @@
 """nvae-bio: shared and class-specific factors of biological data with the N-VAE.
 
+In a notebook, `NVAE` is the whole way; `nvae_bio.tl` and `nvae_bio.pl` work on AnnData as scanpy's do:
+
+    model = nvae_bio.NVAE(adata, label_key="cell_type").fit()
+    model.embed()
+    report = model.factors()
+    nvae_bio.pl.kl_heatmap(report)
+
 The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
 
     prepared = nvae_bio.prepare_data(settings, adata)
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.init import propose_config
+    from nvae_bio.notebook import NVAE
     from nvae_bio.page import RunResults, build_page
     from nvae_bio.prepare import prepare_data
     from nvae_bio.query import map_query
@@ -69,6 +77,7 @@ _HOMES = {
     "swap_classes": "generate",
     "traverse_factors": "generate",
     "map_query": "query",
+    "NVAE": "notebook",
     "change_samples": "counterfactual",
     "RunResults": "page",
     "build_page": "page",
@@ -83,6 +92,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "NVAE",
     "FactorReport",
     "RunResults",
     "Store",
@@ -118,7 +128,12 @@ __all__ = [
 ]
 
 
+_MODULES = ("pl", "tl")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"nvae_bio.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'nvae_bio' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nvae_bio.{_HOMES[name]}"), name)
