@@ -10,12 +10,10 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from nvae_bio.audit import adjusted_bound
-from nvae_bio.errors import UserError
 from nvae_bio.query.score import Scores
 
 RIDGE = 1e-3  # on the intercepts of classes, squared, a reference sample
 LEAST_OF_CLASS = 30  # reference samples of a class that have a line of their own
-LEAST = 10  # reference samples
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,7 @@ class ClassPosterior:
         Args:
             scores: of the reference samples.
             label: index of the class of each, (n,).
-
-        Raises:
-            UserError: fewer reference samples than that can be said of.
         """
-        if len(label) < LEAST:
-            raise UserError(
-                f"the reference has {len(label)} labelled samples that did not train; allowed: {LEAST} or more"
-            )
         n_classes, rows = scores.class_log_prob.shape[1], np.arange(len(label))
         has_bound = scores.bound.shape[1] > 1
         features = [scores.class_log_prob, scores.bound - scores.bound.max(1, keepdims=True) if has_bound else None]

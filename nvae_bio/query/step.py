@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 N_FOLDS = 5  # in which the probabilities of reference samples are foretold
 N_LISTED = 1000  # features that lack, by name
+LEAST = 10  # reference samples
 SEPARATOR = " | "  # between the classes of a set
 
 
@@ -88,6 +89,8 @@ def place_query(
     if settings.adapt:
         trained = adapt_model(trained, asked, settings, seed)
     known = known.masked(asked)
+    if known.adata.n_obs < LEAST:
+        raise UserError(f"the reference has {known.adata.n_obs} labelled validation samples; allowed: {LEAST} or more")
     of_known, of_asked = (score_query(one, trained, settings.n_draws, seed) for one in (known, asked))
     if 1 / (1 + known.adata.n_obs) > settings.novelty_level:
         logger.warning(

@@ -1,6 +1,6 @@
 """Many trials of each fault; see docs/faults.md.
 
-python -m tests.faults [--trials KILLS] [--fault NAME] [--seed SEED] [--table docs/faults.csv]
+python -m tests.faults [--trials KILLS] [--fault NAME] [--step NAME] [--seed SEED] [--table docs/faults.csv]
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from tests.faults.reference import Reference
 @click.option(
     "--fault", type=click.Choice(list(FAULTS)), multiple=True, default=list(FAULTS), help="only this one; several times"
 )
+@click.option("--step", multiple=True, help="only this step; several times")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="of steps and moments")
 @click.option(
     "--table", type=click.Path(path_type=Path, dir_okay=False), required=True, help="outcomes to write (.csv)"
 )
-def main(trials: int, fault: tuple[str, ...], seed: int, table: Path) -> None:
+def main(trials: int, fault: tuple[str, ...], step: tuple[str, ...], seed: int, table: Path) -> None:
     """Do what goes wrong on real machines to each step of a small workflow; exit code 1 where anything is lost."""
     with tempfile.TemporaryDirectory() as scratch:
         start = time.monotonic()
         reference = Reference.made_in(Path(scratch) / "clean")
         print(f"clean run of {len(reference.jobs)} commands: {time.monotonic() - start:.0f} s", flush=True)
-        outcomes = list(_outcomes(fault, trials, seed, reference, Path(scratch) / "trial"))
+        outcomes = list(_outcomes(fault, step, trials, seed, reference, Path(scratch) / "trial"))
     with table.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *outcomes])
     n_lost = sum(outcome.outcome == "lost" for outcome in outcomes)
@@ -44,12 +45,12 @@ def main(trials: int, fault: tuple[str, ...], seed: int, table: Path) -> None:
 
 
 def _outcomes(
-    faults: tuple[str, ...], n_kills: int, seed: int, reference: Reference, folder: Path
+    faults: tuple[str, ...], steps: tuple[str, ...], n_kills: int, seed: int, reference: Reference, folder: Path
 ) -> Iterator[Outcome]:
     """All trials, one after the other, told as they end."""
     number = 0
     for fault in faults:
-        for step, own in planned(fault, n_trials_of(fault, n_kills), reference, seed):
+        for step, own in planned(fault, n_trials_of(fault, n_kills), reference, seed, steps):
             start = time.monotonic()
             try:
                 lost = tried(fault, step, own, reference, folder)

@@ -51,6 +51,16 @@ CONFIG: dict[str, Any] = {
             "power": {"fold_changes": [3], "n_runs": 1, "n_genes": 5},
             "evaluation": {"scores": ["likelihood", "prior"], "n_draws": 5},
             "export": "on",
+            "queries": {
+                "again": {
+                    "paths": "resources/simulated/cells.h5ad",
+                    "dataset": {"library_key": "library"},
+                    "max_novel": 1,
+                }
+            },
+            "counterfactuals": {
+                "up": {"factors": {"shared 0": 0.5}, "n_per_class": 3, "n_draws": 20, "support_level": 0}
+            },
         },
         "stacked": {**SMALL, "training": {**TRAINING, "stack_seeds": True}},
         "stored": {**SMALL, "dataset": "stored", "seeds": [0]},

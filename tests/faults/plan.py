@@ -77,10 +77,14 @@ class Outcome(NamedTuple):
     outcome: str
 
 
-def planned(fault: str, n_trials: int, reference: Reference, seed: int) -> Iterator[tuple[str, int]]:
-    """Step and seed of each of so many trials of a fault: all its steps in random order, and again."""
+def planned(
+    fault: str, n_trials: int, reference: Reference, seed: int, only: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
+    """Step and seed of each of so many trials of a fault: all its steps in random order, and again; or some of them."""
     random = np.random.default_rng([seed, list(FAULTS).index(fault)])
-    steps = list(FAULTS[fault].on(reference))
+    steps = [step for step in FAULTS[fault].on(reference) if not only or step in only]
+    if not steps:
+        return
     for start in range(0, n_trials, len(steps)):
         for step in random.permutation(steps)[: n_trials - start]:
             yield str(step), int(random.integers(2**31))
