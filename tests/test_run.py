@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -284,15 +286,26 @@ def test_an_end_without_a_log_is_told(
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-def started(fake: Path, *arguments: str, ready: Path) -> subprocess.Popen[str]:
+def hear_signals() -> None:
+    """Undo what a shell does to commands in the background, which ignore SIGINT, and so would all that they call."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def started(*arguments: str, ready: Path) -> Iterator[subprocess.Popen[str]]:
     """`nvae-bio run` in the current folder, once there is a file that tells how far it is."""
     command = [sys.executable, "-m", "nvae_bio", "run", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 300
-    while not ready.exists():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.05)
-    return process
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=hear_signals) as process:
+        try:
+            until = time.monotonic() + 300
+            while not ready.exists():
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize(
@@ -304,9 +317,9 @@ def test_signals_reach_snakemake_and_its_jobs_once_and_the_last_is_waited_for(
     number: signal.Signals, code: int, passed_on: str, fake: Path
 ) -> None:
     (fake / "does").write_text("wait")
-    process = started(fake, "--example", "digits", ready=fake / "started")
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with started("--example", "digits", ready=fake / "started") as process:
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in said
     assert sorted((fake / "signals").read_text().split("\n")[:-1]) == [f"False {passed_on}", f"True {passed_on}"]
@@ -350,11 +363,11 @@ def test_a_second_run_is_refused_and_a_stopped_one_can_go_on(
     monkeypatch.chdir(tmp_path)
     Path("long.yaml").write_text(LONG)
     checkpoints = tmp_path / "resources" / "checkpoints" / "digits" / "0"
-    process = started(tmp_path, "long.yaml", "--cores", "1", "--", TARGET, ready=checkpoints)
-    assert main(["run", "long.yaml", "--cores", "1", "--", TARGET]) == 2
-    assert f"{tmp_path}: another run works on the same files here" in capfd.readouterr().err.splitlines()[-1]
-    process.terminate()
-    _, said = process.communicate(timeout=120)
+    with started("long.yaml", "--cores", "1", "--", TARGET, ready=checkpoints) as process:
+        assert main(["run", "long.yaml", "--cores", "1", "--", TARGET]) == 2
+        assert f"{tmp_path}: another run works on the same files here" in capfd.readouterr().err.splitlines()[-1]
+        process.terminate()
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 75
     assert said.splitlines()[-1] == "nvae-bio: stopped; trainings are saved, and the same call goes on from there"
     assert list(checkpoints.iterdir())
