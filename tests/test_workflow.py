@@ -407,7 +407,8 @@ def test_nothing_is_left_to_do_and_one_setting_reruns_its_run_alone(finished: Pa
     assert job_counts(output) == {
         "train_model": 2, "embed_data": 2, "generate_samples": 2, "plot_embedding": 2, "report_factors": 1,
         "plot_figures": 1, "plot_pages": 1, "suggest_settings": 1, "train_base": 1, "refit_null": 3,
-        "audit_labels": 2, "plant_programmes": 2, "swap_classes": 2, "build_page": 1, "all": 1,
+        "audit_labels": 2, "plant_programmes": 2, "swap_classes": 2, "build_page": 1, "export_run": 1,
+        "describe_model": 2, "all": 1,
     }  # fmt: skip
     assert set(re.findall(r"wildcards: run=(\w+)", output)) == {"cells"}
 
@@ -420,7 +421,7 @@ def test_a_setting_of_the_report_leaves_the_models_alone(finished: Path, tmp_pat
     changed.write_text(yaml.safe_dump(values))
     assert job_counts(dry_run(changed, finished).stdout) == {
         "report_factors": 1, "plot_figures": 1, "plot_images": 1, "plot_pages": 1, "suggest_settings": 1,
-        "evaluate_run": 1, "plot_scores": 1, "build_page": 1, "all": 1,
+        "evaluate_run": 1, "plot_scores": 1, "build_page": 1, "export_run": 1, "describe_model": 1, "all": 1,
     }  # fmt: skip
 
 
