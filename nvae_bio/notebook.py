@@ -104,7 +104,7 @@ class NVAE:
 
     def __repr__(self) -> str:
         model, classes = self.settings.model, list(self.prepared.obs[schema.LABEL].cat.categories)
-        epochs = [str(one.card.best_epoch + 1) for one in self.models.values()]
+        epochs = [str(one.card.best_epoch) for one in self.models.values()]
         lines = [
             f"NVAE of {self.dataset.kind}: {self.prepared.n_obs} samples × {self.prepared.n_vars} features, "
             f"{len(classes)} classes ({listed(classes, limit=4)})",
@@ -306,20 +306,25 @@ def add_slots(adata: AnnData, found: AnnData, columns: Sequence[str]) -> None:
         found: some of the samples of `adata`, in any order, over some of its features.
         columns: of obs, that are added.
     """
-    place = found.obs_names.get_indexer(adata.obs_names)
-    there = place >= 0
     for key in columns:
         adata.obs[key] = found.obs[key].reindex(adata.obs_names)
     for key, table in found.obsm.items():
-        if isinstance(table, pd.DataFrame):
-            adata.obsm[key] = table.reindex(adata.obs_names)
-            continue
-        values = np.full((adata.n_obs, table.shape[1]), np.nan, dtype=np.asarray(table).dtype)
-        values[there] = np.asarray(table)[place[there]]
-        adata.obsm[key] = values
-    adata.uns[schema.MODEL] = dict(found.uns[schema.MODEL])
-    at = found.var_names.get_indexer(adata.var_names)
+        is_frame = isinstance(table, pd.DataFrame)
+        adata.obsm[key] = (
+            table.reindex(adata.obs_names) if is_frame else rows_at(table, found.obs_names, adata.obs_names)
+        )
     for key, table in found.varm.items():
-        values = np.full((adata.n_vars, table.shape[1]), np.nan, dtype=np.float32)
-        values[at >= 0] = np.asarray(table)[at[at >= 0]]
-        adata.varm[key] = values
+        adata.varm[key] = rows_at(table, found.var_names, adata.var_names)
+    adata.uns[schema.MODEL] = dict(found.uns[schema.MODEL])
+
+
+def rows_at(table: np.ndarray, names: pd.Index, wanted: pd.Index) -> np.ndarray:
+    """Rows of a table by name, (wanted, columns); NaN where there is none of a name.
+
+    >>> rows_at(np.array([[1.0], [2.0]]), pd.Index(["a", "b"]), pd.Index(["b", "c"])).tolist()
+    [[2.0], [nan]]
+    """
+    table, place = np.asarray(table), names.get_indexer(wanted)
+    values = np.full((len(wanted), table.shape[1]), np.nan, dtype=table.dtype)
+    values[place >= 0] = table[place[place >= 0]]
+    return values

@@ -20,7 +20,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.factors import FactorReport
 from nvae_bio.notebook import NVAE
 from nvae_bio.plot.factors import plot_bars, plot_effect
-from nvae_bio.plot.images import as_picture, tile
+from nvae_bio.plot.images import as_picture, show_rows
 from nvae_bio.plot.style import EFFECT_CMAP, KL_CMAP
 
 __all__ = ["factor", "history", "kl_heatmap", "traversal", "umap"]
@@ -163,9 +163,8 @@ def traversal(
         shape = [int(size) for size in steps.uns[schema.MODEL]["image_shape"]]
         pictures = [as_picture(row, shape) for row in np.asarray(part.X)]
         ax = _axes(ax, (1 + 0.7 * len(pictures), 1.4))
-        ax.imshow(tile([pictures]).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+        show_rows(ax, [pictures], [""])
         ax.set_xticks([(pictures[0].shape[1] + 1) * (i + 0.5) for i in range(len(values))], [f"{v:g}" for v in values])
-        ax.set_yticks([])
     else:
         change = np.asarray(part.X) - np.asarray(part.X).mean(0)
         scaled = change / np.maximum(np.abs(change).max(0), 1e-12)

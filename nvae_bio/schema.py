@@ -68,6 +68,8 @@ COUNTERFACTUAL = "nvae_counterfactual"  # uns: settings, how many samples were r
 FACTORS = "X_nvae_factors"  # score of each sample on each factor, NaN where its class cannot have it
 FACTORS_STD = "nvae_factors_std"  # its standard deviation over seeds
 FACTOR_NAMES = "factors"  # in uns["nvae"]: the columns of both
+FACTOR_TABLE = "nvae_factors"  # uns of samples in a notebook: the report as a table
+FACTOR_COLUMNS = "nvae_factor_names"  # uns there: the columns of FACTORS
 
 # factors
 KL_BY_CLASS = "kl_by_class"

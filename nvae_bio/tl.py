@@ -13,11 +13,9 @@ import numpy as np
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.notebook import NVAE, add_slots
+from nvae_bio.notebook import NVAE, add_slots, rows_at
 
 __all__ = ["factors", "fit", "map_query"]
-
-FACTOR_TABLE = "nvae_factors"  # uns: the report as a table
 
 
 def fit(adata: AnnData, label_key: str = "label", *, progress: bool | None = None, **options: Any) -> NVAE:
@@ -53,15 +51,12 @@ def factors(adata: AnnData, model: NVAE, n_refits: int | None = None) -> None:
         UserError: as `NVAE.factors`.
     """
     report = model.factors(n_refits)
-    place = report.embedded.obs_names.get_indexer(adata.obs_names)
+    scored = report.embedded
     for key in (schema.FACTORS, schema.FACTORS_STD):
-        if key in report.embedded.obsm:
-            table = np.asarray(report.embedded.obsm[key])
-            values = np.full((adata.n_obs, table.shape[1]), np.nan, dtype=table.dtype)
-            values[place >= 0] = table[place[place >= 0]]
-            adata.obsm[key] = values
-    adata.uns["nvae_factor_names"] = np.array(report.factors.obs_names, dtype=object)
-    adata.uns[FACTOR_TABLE] = report.factors.obs.copy()
+        if key in scored.obsm:
+            adata.obsm[key] = rows_at(scored.obsm[key], scored.obs_names, adata.obs_names)
+    adata.uns[schema.FACTOR_COLUMNS] = np.array(report.factors.obs_names, dtype=object)
+    adata.uns[schema.FACTOR_TABLE] = report.factors.obs.copy()
 
 
 def map_query(adata: AnnData, model: NVAE, **settings: Any) -> None:

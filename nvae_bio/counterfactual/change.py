@@ -19,6 +19,7 @@ from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.samples import make_generator
 from nvae_bio.embed import provenance
 from nvae_bio.errors import UserError
+from nvae_bio.generate import encoded_means, held_out_of_each, training_rows
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian
 from nvae_bio.trained import TrainedModel
@@ -41,6 +42,7 @@ class _Changed:
         move: what is added to [z_s, own block], (n, S + K).
         keeps_own: whether the own block is the sample's, and not drawn from its prior, (n,).
         covariates: after, None where the model is told none.
+        known: of each class after, [z_s, own block] of its training samples, (m, S + K).
     """
 
     batch: Batch
@@ -50,6 +52,7 @@ class _Changed:
     move: Tensor
     keeps_own: Tensor
     covariates: Covariates | None
+    known: dict[int, np.ndarray]
 
 
 def change_samples(
@@ -83,7 +86,7 @@ def change_samples(
     network, rows = trained.network, _rows(prepared, trained, settings, seed)
     with reproducible(trained.card.settings.training.threads), torch.no_grad():
         changed = _changed(prepared, trained, settings, rows)
-        support = _support(prepared, trained, changed)
+        support = _support(changed, network.n_shared)
         found = _decoded(network, changed, settings, make_generator(torch.device("cpu"), seed, 7))
     is_supported = support > settings.support_level
     if not is_supported.any():
@@ -129,9 +132,8 @@ def _rows(prepared: AnnData, trained: TrainedModel, settings: CounterfactualSett
             inside &= as_text(prepared.obs[column]).isin([values] if isinstance(values, str) else values).to_numpy()
         rows = np.asarray(np.flatnonzero(inside))
     else:
-        held_out, rng = (prepared.obs[schema.SPLIT] == "test").to_numpy(), np.random.default_rng((seed, 6))
-        parts = [np.flatnonzero(held_out & (label == name).to_numpy()) for name in trained.card.classes]
-        rows = np.sort(np.concatenate([rng.permutation(part)[: settings.n_per_class] for part in parts]))
+        rng = np.random.default_rng((seed, 6))
+        rows = np.sort(held_out_of_each(prepared, trained, settings.n_per_class, rng))
     if len(rows) == 0:
         raise UserError("counterfactual: no sample with a class of the model is named by `where`, or held out")
     return rows
@@ -150,18 +152,17 @@ def _changed(prepared: AnnData, trained: TrainedModel, settings: CounterfactualS
         if not network.uses_label:
             raise UserError("counterfactual: as_class: the decoder of variant 'vae' is told no class; allowed: null")
         label[:] = classes.index(settings.as_class)
+    known = {y: _known(prepared, trained, y) for y in label.unique().tolist()}
     move = torch.zeros(len(rows), network.n_shared + network.n_private)
     for kind, dim, by in settings.moves:
         size = network.n_shared if kind == "shared" else network.n_private
         if dim >= size:
             raise UserError(f"counterfactual: factors: '{kind} {dim}' is not there; allowed: 0 to {size - 1}")
         place = dim if kind == "shared" else network.n_shared + dim
-        for y in label.unique().tolist():
-            deviation = float(_known(prepared, trained, y)[:, place].std())
-            move[label == y, place] = by * deviation
-    return _Changed(
-        batch, label, posterior.shared, own, move, label == batch.label, _covariates(part, trained, settings)
-    )
+        for y, latents in known.items():
+            move[label == y, place] = by * float(latents[:, place].std())
+    covariates, keeps_own = _covariates(part, trained, settings), label == batch.label
+    return _Changed(batch, label, posterior.shared, own, move, keeps_own, covariates, known)
 
 
 def _covariates(part: AnnData, trained: TrainedModel, settings: CounterfactualSettings) -> Covariates | None:
@@ -185,16 +186,12 @@ def _known(prepared: AnnData, trained: TrainedModel, y: int) -> np.ndarray:
     Raises:
         UserError: fewer than two.
     """
-    name = trained.card.classes[y]
-    train = (prepared.obs[schema.SPLIT] == "train").to_numpy()
-    rows = np.flatnonzero(train & (prepared.obs[schema.LABEL].astype(str) == name).to_numpy())
+    rows = training_rows(prepared, trained)[y]
     if len(rows) < 2:
+        name = trained.card.classes[y]
         raise UserError(f"counterfactual: class {name!r} has {len(rows)} training samples; allowed: 2 or more")
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:N_KNOWN])
-    network, batch = trained.network, trained.card.samples_of(prepared[rows].copy()).take(torch.arange(len(rows)))
-    posterior, _ = network.infer(batch)
-    own = posterior.own(network.block(batch.label))
-    return np.asarray(torch.cat([posterior.shared.mean, own.mean], dim=1).numpy())
+    return np.asarray(encoded_means(prepared, trained, rows).numpy())
 
 
 def _after(changed: _Changed) -> Tensor:
@@ -203,12 +200,11 @@ def _after(changed: _Changed) -> Tensor:
     return torch.cat([changed.shared.mean, own], dim=1) + changed.move
 
 
-def _support(prepared: AnnData, trained: TrainedModel, changed: _Changed) -> np.ndarray:
+def _support(changed: _Changed, n_shared: int) -> np.ndarray:
     """Of each sample after the change: by z_s, and by the own block too where it is the sample's, (n,)."""
-    n_shared, found = trained.network.n_shared, np.ones(len(changed.label))
+    found = np.ones(len(changed.label))
     asked = _after(changed).numpy()
-    for y in changed.label.unique().tolist():
-        known = _known(prepared, trained, y)
+    for y, known in changed.known.items():
         for keeps in (True, False):
             rows = ((changed.label == y) & (changed.keeps_own == keeps)).numpy()
             width = known.shape[1] if keeps else n_shared

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from nvae_bio.query import conformal_p
+
 N_NEIGHBORS = 10  # to the last of which a distance is taken
 
 
 def support_p(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Share of the known points that lie as far from the others as each asked one lies from them, (n,).
 
-    Distances are to the tenth neighbour (to the last one of fewer). (1 + known points as far) / (1 + known points): a
-    p-value for points like the known ones (Vovk et al. 2005, doi:10.1007/b106715). 1 where latents have no dims.
+    Distances are to the tenth neighbour (to the last one of fewer); the share is `conformal_p`. 1 where latents have no
+    dims.
 
     Args:
         known: latents of training samples of a class, (m, d), at least 2.
@@ -25,6 +27,5 @@ def support_p(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
         return np.ones(len(asked))
     k = min(N_NEIGHBORS, len(known) - 1)
     neighbors = NearestNeighbors().fit(known)
-    usual = np.sort(neighbors.kneighbors(n_neighbors=k)[0][:, -1])  # without the point itself
-    far = neighbors.kneighbors(asked, n_neighbors=k)[0][:, -1]
-    return np.asarray((1 + len(usual) - np.searchsorted(usual, far, side="left")) / (1 + len(usual)))
+    usual = neighbors.kneighbors(n_neighbors=k)[0][:, -1]  # without the point itself
+    return conformal_p(usual, neighbors.kneighbors(asked, n_neighbors=k)[0][:, -1])

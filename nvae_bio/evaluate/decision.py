@@ -12,6 +12,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError
+from nvae_bio.train.calibration import binned_error
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # C of the L1 penalty, of which validation chooses
 DEPTHS = (1, 2, 3)  # of a tree, likewise
@@ -30,9 +31,7 @@ def calibration_error(probability: np.ndarray, is_right: np.ndarray) -> float:
     >>> calibration_error(np.array([0.75] * 4), np.array([1, 1, 1, 0]))
     0.0
     """
-    bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
-    gaps = [abs((is_right[bins == b] - probability[bins == b]).sum()) for b in np.unique(bins)]
-    return float(sum(gaps) / len(probability))
+    return binned_error(probability, is_right, N_BINS)
 
 
 def _candidates() -> dict[str, list[Pipeline]]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from nvae_bio import schema
 from nvae_bio.config import ExportSettings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_embedded, read_factors, read_scores, read_table, write_anndata, write_arrow
@@ -76,7 +77,7 @@ def export_card(
     data = None if embedded is None else read_embedded(embedded)
     factors = None if report is None else read_factors(report)
     for path, part in ((embedded, data), (report, factors)):
-        if part is not None and str(part.uns["nvae"]["fingerprint"]) != read.fingerprint:
+        if part is not None and str(part.uns[schema.MODEL]["fingerprint"]) != read.fingerprint:
             raise UserError(f"{path}: of other data than {card} (their fingerprints differ); allowed: of one run")
     text = describe_model(
         read, data, None if history is None else read_table(history),

@@ -44,19 +44,25 @@ def _chosen(
             if label[row] < 0:
                 raise UserError(f"generation.samples: sample {name!r} has no class of the model; allowed: one that has")
         return np.asarray(place)
-    test, rng = (prepared.obs[schema.SPLIT] == "test").to_numpy(), np.random.default_rng((seed, 2))
-    parts = [
-        rng.permutation(np.flatnonzero(test & (label == index)))[:n_per_class]
-        for index in range(len(trained.card.classes))
-    ]
-    rows = np.concatenate(parts)
+    rows = held_out_of_each(prepared, trained, n_per_class, np.random.default_rng((seed, 2)))
     if len(rows) == 0:
         raise UserError("generate: no held-out sample (split 'test') has a class; name some in generation.samples")
     return np.asarray(rows)
 
 
+def held_out_of_each(
+    prepared: AnnData, trained: TrainedModel, n_per_class: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rows of random held-out samples of each class, so many at most, class by class."""
+    label, test = _classes_of(prepared, trained), (prepared.obs[schema.SPLIT] == "test").to_numpy()
+    parts = [
+        rng.permutation(np.flatnonzero(test & (label == y)))[:n_per_class] for y in range(len(trained.card.classes))
+    ]
+    return np.concatenate(parts)
+
+
 @torch.no_grad()
-def _encoded(prepared: AnnData, trained: TrainedModel, rows: np.ndarray) -> Tensor:
+def encoded_means(prepared: AnnData, trained: TrainedModel, rows: np.ndarray) -> Tensor:
     """Posterior means of [z_s, own block] of labelled samples, (rows, S + K)."""
     model, part = trained.network, prepared[rows]
     batch = trained.card.samples_of(part).take(torch.arange(len(rows)))
@@ -99,7 +105,7 @@ def interpolate_samples(
     trained.check_data(prepared)
     rows, label = _chosen(prepared, trained, settings, 2 * settings.n_pairs, seed), _classes_of(prepared, trained)
     pairs = _pairs(rows, label, bool(settings.samples))
-    ends = [_encoded(prepared, trained, np.array(side)) for side in zip(*pairs, strict=True)]
+    ends = [encoded_means(prepared, trained, np.array(side)) for side in zip(*pairs, strict=True)]
     steps = np.linspace(0, 1, settings.n_steps)
     grid = pd.MultiIndex.from_product([range(len(pairs)), steps], names=["pair", "step"]).to_frame(index=False)
     pair, share = grid["pair"].to_numpy(), torch.tensor(grid["step"].to_numpy(), dtype=torch.float32)[:, None]
@@ -166,7 +172,7 @@ def swap_classes(
     rows, label = _chosen(prepared, trained, settings, settings.n_swapped, seed), _classes_of(prepared, trained)
     source, target = np.repeat(rows, len(classes)), np.tile(np.arange(len(classes)), len(rows))
     with reproducible(trained.card.settings.training.threads):
-        z = _encoded(prepared, trained, rows).repeat_interleave(len(classes), dim=0)
+        z = encoded_means(prepared, trained, rows).repeat_interleave(len(classes), dim=0)
         z[torch.from_numpy(label[source] != target), model.n_shared :] = 0
         mean = _decoded(model, prepared, trained, z, target.tolist(), source)
     names = np.array(classes)

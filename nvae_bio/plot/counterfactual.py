@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nvae_bio import schema
 from nvae_bio.plot.factors import plot_bars
-from nvae_bio.plot.images import MAX_CLASSES, as_picture, show_rows
+from nvae_bio.plot.images import MAX_CLASSES, as_picture, plot_rows
 from nvae_bio.plot.style import make_panels
 
 N_PICTURES = 12  # samples shown, at most
@@ -38,11 +38,9 @@ def _pictures(shown: AnnData, refused: str) -> Figure:
     names = [
         f"{own} → {new}" if own != new else own for own, new in zip(part.obs[schema.LABEL].astype(str), to, strict=True)
     ]
-    height, width = rows[0][0].shape[:2]
-    figure, (ax,) = make_panels(1, 3.6, 0.7 + 2.8 * len(rows) * (height + 1) / (len(COLUMNS) * (width + 1)), 1)
-    show_rows(ax, rows, names)
-    ax.set_xticks([(width + 1) * (place + 0.5) for place in range(len(COLUMNS))], COLUMNS, fontsize=6)
-    ax.set_title(f"{len(rows)} of {shown.n_obs} samples{refused}", fontsize=7, wrap=True)
+    figure, ax = plot_rows(rows, names, f"{len(rows)} of {shown.n_obs} samples{refused}", 0.7)
+    step = rows[0][0].shape[1] + 1
+    ax.set_xticks([step * (place + 0.5) for place in range(len(COLUMNS))], COLUMNS, fontsize=6)
     return figure
 
 

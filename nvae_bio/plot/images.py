@@ -102,7 +102,7 @@ def plot_private_traversals(traversals: AnnData, report: AnnData) -> Figure:
     return _plot_traversals(traversals, report, "private", MAX_SHARED, MAX_CLASSES)
 
 
-def _plot_rows(rows: list[list[np.ndarray]], names: Sequence[str], title: str, head: float) -> tuple[Figure, Axes]:
+def plot_rows(rows: list[list[np.ndarray]], names: Sequence[str], title: str, head: float) -> tuple[Figure, Axes]:
     """Rows of pictures in one panel, `head` inches higher than they need."""
     width, (n_down, n_across) = 4.6, rows[0][0].shape[:2]
     height = head + (width - 0.6) * len(rows) * (n_down + 1) / (len(rows[0]) * (n_across + 1))
@@ -120,7 +120,7 @@ def plot_interpolations(interpolations: AnnData) -> Figure:
         chosen = (obs["pair"] == pair).to_numpy()
         rows.append([as_picture(row, shape) for row in np.asarray(interpolations.X[chosen])])
         names.append(str(obs.loc[chosen, schema.LABEL].iloc[0]))
-    return _plot_rows(rows, names, "from one held-out sample to another of its class", 0.5)[0]
+    return plot_rows(rows, names, "from one held-out sample to another of its class", 0.5)[0]
 
 
 def plot_swaps(swaps: AnnData) -> Figure:
@@ -133,7 +133,7 @@ def plot_swaps(swaps: AnnData) -> Figure:
         places = [np.flatnonzero(own & (obs[schema.LABEL] == name).to_numpy())[0] for name in classes]
         rows.append([as_picture(row, shape) for row in np.asarray(swaps.X[places])])
         names.append(str(obs.loc[own, "sample_label"].iloc[0]))
-    figure, ax = _plot_rows(rows, names, "samples (rows, by their class) decoded as every class (columns)", 0.6)
+    figure, ax = plot_rows(rows, names, "samples (rows, by their class) decoded as every class (columns)", 0.6)
     step = rows[0][0].shape[1] + 1
     ax.set_xticks([step * (place + 0.5) for place in range(len(classes))], classes, fontsize=6)
     return figure

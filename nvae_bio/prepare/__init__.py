@@ -1,8 +1,20 @@
 """From a source to a prepared file: read, check, filter, choose features, split."""
 
+from nvae_bio.prepare.classes import settled_labels
 from nvae_bio.prepare.genes import MITO_SHARE, N_GENES, cell_quality
 from nvae_bio.prepare.record import make_obs
 from nvae_bio.prepare.scaling import MEAN, STD
-from nvae_bio.prepare.step import prepare, prepare_data
+from nvae_bio.prepare.step import known_keys, prepare, prepare_data
 
-__all__ = ["MEAN", "MITO_SHARE", "N_GENES", "STD", "cell_quality", "make_obs", "prepare", "prepare_data"]
+__all__ = [
+    "MEAN",
+    "MITO_SHARE",
+    "N_GENES",
+    "STD",
+    "cell_quality",
+    "known_keys",
+    "make_obs",
+    "prepare",
+    "prepare_data",
+    "settled_labels",
+]

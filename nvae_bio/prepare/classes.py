@@ -33,14 +33,27 @@ def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:
         unknown = [name for name in named if name not in existing]
         if unknown:
             raise UserError(f"{where}: {key}: no sample has label {unknown[0]!r}; allowed: {listed(existing)}")
+    new_names = _new_names(settings)
     label[label.isin(settings.unlabeled_values)] = None
-    new_names = {old: new for new, labels in settings.join_classes.items() for old in labels}
     clash = sorted(set(new_names.values()) & (set(label.dropna().unique()) - set(new_names)))
     if clash:
         raise UserError(
             f"{where}: join_classes: {clash[0]!r} is also a label of its own; list it among those it takes in"
         )
-    return label.map(lambda name: new_names.get(name, name), na_action="ignore")
+    return settled_labels(label, settings)
+
+
+def settled_labels(label: pd.Series, settings: Dataset) -> pd.Series:
+    """Labels as text after `unlabeled_values` and `join_classes`, (n,), None where unlabeled; any may lack."""
+    new_names = _new_names(settings)
+    known = label.copy()
+    known[known.isin(settings.unlabeled_values)] = None
+    return known.map(lambda name: new_names.get(name, name), na_action="ignore")
+
+
+def _new_names(settings: Dataset) -> dict[str, str]:
+    """Label → the class that takes it in."""
+    return {old: new for new, labels in settings.join_classes.items() for old in labels}
 
 
 def settle_rare(label: pd.Series, settings: Dataset, log: RemovalLog, where: str) -> tuple[pd.Series, np.ndarray]:

@@ -210,11 +210,10 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
     `from_files`: obs has a column `batch` made from the names of files, which is the batch where no other key is named.
     """
     known = pd.DataFrame({schema.LABEL: read_labels(obs, settings, where)}, index=obs.index)
-    batch_key = schema.BATCH if settings.batch_key is None and from_files else settings.batch_key
-    keys = {"batch_key": batch_key, "donor_key": settings.donor_key, "condition_key": settings.condition_key}
-    for (setting, key), name in zip(keys.items(), (schema.BATCH, schema.DONOR, schema.CONDITION), strict=True):
+    for name, key in known_keys(settings, from_files=from_files).items():
         if key is None:
             continue
+        setting = f"{name}_key"
         _check_column(obs, key, setting, where)
         known[name] = as_text(obs[key])
     if settings.split.key is not None:
@@ -222,6 +221,15 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
     if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
         _check_column(obs, settings.size_factor_key, "size_factor_key", where)
     return known
+
+
+def known_keys(settings: Dataset, *, from_files: bool) -> dict[str, str | None]:
+    """Our name of what is known of a sample → the column of the source that has it; None where none is named.
+
+    `from_files`: obs has a column `batch` made from the names of files, which is the batch where no other key is named.
+    """
+    batch_key = schema.BATCH if settings.batch_key is None and from_files else settings.batch_key
+    return {schema.BATCH: batch_key, schema.DONOR: settings.donor_key, schema.CONDITION: settings.condition_key}
 
 
 def _check_column(obs: pd.DataFrame, key: str, setting: str, where: str) -> None:

@@ -1,7 +1,18 @@
 """Step: place new samples in a trained model: latents, classes with their certainty, novelty."""
 
 from nvae_bio.query.adapt import adapt_model
+from nvae_bio.query.certainty import conformal_p
 from nvae_bio.query.read import Query, read_query, reference_query
 from nvae_bio.query.step import SEPARATOR, map_query, place_query, query
 
-__all__ = ["SEPARATOR", "Query", "adapt_model", "map_query", "place_query", "query", "read_query", "reference_query"]
+__all__ = [
+    "SEPARATOR",
+    "Query",
+    "adapt_model",
+    "conformal_p",
+    "map_query",
+    "place_query",
+    "query",
+    "read_query",
+    "reference_query",
+]

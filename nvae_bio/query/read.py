@@ -19,7 +19,7 @@ from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source, source_names
 from nvae_bio.errors import UserError
-from nvae_bio.prepare import MEAN, MITO_SHARE, N_GENES, STD, cell_quality, make_obs
+from nvae_bio.prepare import MEAN, MITO_SHARE, N_GENES, STD, cell_quality, known_keys, make_obs, settled_labels
 from nvae_bio.trained import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ USUAL = (
     0.99,
 )  # quantiles of the reference's share of counts in model genes between which a query's median is usual
 TINY = 1e-6  # share of counts that is none
-KEYS = ("batch_key", "donor_key", "condition_key")
 
 
 @dataclass(frozen=True)
@@ -218,17 +217,8 @@ def _known(obs: pd.DataFrame, settings: Dataset) -> pd.DataFrame:
     """What is known of the samples, under our names; missing where a column lacks."""
     known = pd.DataFrame(index=obs.index)
     label = as_text(obs[settings.label_key]) if settings.label_key in obs else pd.Series(None, obs.index, dtype=object)
-    joined = {old: new for new, labels in settings.join_classes.items() for old in labels}
-    known[schema.LABEL] = label.mask(label.isin(settings.unlabeled_values), None).map(
-        lambda name: joined.get(name, name), na_action="ignore"
-    )
-    keys = {
-        name: getattr(settings, key)
-        for key, name in zip(KEYS, (schema.BATCH, schema.DONOR, schema.CONDITION), strict=True)
-    }
-    if settings.makes_batches and keys[schema.BATCH] is None:
-        keys[schema.BATCH] = schema.BATCH
-    for name, key in keys.items():
+    known[schema.LABEL] = settled_labels(label, settings)
+    for name, key in known_keys(settings, from_files=settings.makes_batches).items():
         if key is not None and key in obs:
             known[name] = as_text(obs[key])
     known[schema.SPLIT] = "test"

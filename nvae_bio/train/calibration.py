@@ -33,10 +33,23 @@ def calibration_error(log_prob: np.ndarray, label: np.ndarray) -> float:
         log_prob: log q(y|x), (n, C).
         label: index of the true class, (n,).
     """
-    confidence, correct = np.exp(log_prob.max(1)), log_prob.argmax(1) == label
-    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=N_BINS)
-    return float(np.abs(gaps).sum() / len(label))
+    return binned_error(np.exp(log_prob.max(1)), log_prob.argmax(1) == label, N_BINS)
+
+
+def binned_error(confidence: np.ndarray, correct: np.ndarray, n_bins: int) -> float:
+    """|share correct − mean confidence| in equal bins of the confidence, weighted by size.
+
+    Args:
+        confidence: probability of what is told, (n,).
+        correct: whether that is right, (n,).
+        n_bins: bins from 0 to 1.
+
+    >>> binned_error(np.array([0.75] * 4), np.array([1, 1, 1, 0]), 10)
+    0.0
+    """
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def fit_temperature(log_prob: np.ndarray, label: np.ndarray) -> float:
