@@ -23,6 +23,19 @@ class UserError(Exception):
         super().__init__(" ".join(message.splitlines()))  # names of files, and values, may have line breaks
 
 
+LONGEST = 150  # characters of a name in a message
+
+
+def listed(names: Iterable[object], limit: int = 30) -> str:
+    """Names for an error message, cut where there are too many to read, or one is too long.
+
+    >>> listed(["a", "b", "c"], limit=2)
+    'a, b, … (3 in all)'
+    """
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in map(str, names)]
+    return ", ".join(shown) if len(shown) <= limit else f"{', '.join(shown[:limit])}, … ({len(shown)} in all)"
+
+
 class Interrupted(Exception):
     """A job was asked to stop and did; what it had done is saved (exit code 75: try again)."""
 

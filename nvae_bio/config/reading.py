@@ -14,7 +14,7 @@ from nvae_bio.config.datasets import Dataset, DatasetSettings
 from nvae_bio.config.runs import RunSettings
 from nvae_bio.config.simulations import Simulation, SimulationSettings
 from nvae_bio.config.workflow import WorkflowSettings
-from nvae_bio.errors import UserError, all_lines, models_in, nearest, one_line
+from nvae_bio.errors import UserError, all_lines, listed, models_in, nearest, one_line
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
@@ -133,7 +133,7 @@ def _take_entry(config: WorkflowSettings, key: str, model: type[SettingsType], p
     entries |= {f"runs.{name}": run for name, run in config.runs.items()}
     entries |= {f"simulations.{name}": simulation for name, simulation in config.simulations.items()}
     if key not in entries:
-        raise UserError(f"{path}: no entry {key!r}; {nearest(key, entries)}there are: {', '.join(entries)}")
+        raise UserError(f"{path}: no entry {key!r}; {nearest(key, entries)}there are: {listed(entries)}")
     entry = entries[key]
     for wanted in models_in(model):
         if isinstance(entry, wanted):

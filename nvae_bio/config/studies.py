@@ -12,7 +12,7 @@ from nvae_bio.config.base import Name, Seed, Settings
 from nvae_bio.config.evaluation import EvaluationSettings
 from nvae_bio.config.models import ModelSettings
 from nvae_bio.config.runs import RunSettings
-from nvae_bio.errors import one_line
+from nvae_bio.errors import listed, one_line
 
 Overrides = dict[str, Any]
 SIMULATED = "resources/simulated/{}.h5ad"  # where a simulation is written
@@ -170,7 +170,7 @@ class StudySettings(Settings):
         for name in self.figures:
             if name not in self.variants or self.baseline_of(name) is not None:
                 models = [variant for variant in self.variants if self.baseline_of(variant) is None]
-                raise ValueError(f"figures: {name!r} is no variant that is trained; allowed: {', '.join(models)}")
+                raise ValueError(f"figures: {name!r} is no variant that is trained; allowed: {listed(models)}")
         return self
 
     def _check_row(self, name: str) -> None:
@@ -179,9 +179,7 @@ class StudySettings(Settings):
         for variant in row.variants:
             where = f"rows.{name}.variants.{variant}"
             if variant not in self.variants:
-                raise ValueError(
-                    f"rows.{name}.variants: {variant!r} is no variant; allowed: {', '.join(self.variants)}"
-                )
+                raise ValueError(f"rows.{name}.variants: {variant!r} is no variant; allowed: {listed(self.variants)}")
             if not row.seeds_of(variant):
                 raise ValueError(f"{where}: at least one seed is needed")
             if self.baseline_of(variant) is not None:
@@ -360,12 +358,12 @@ def expanded(values: dict[str, Any], study: StudySettings) -> dict[str, Any]:
     for run in study.runs(simulated, kinds):
         if run.dataset not in datasets:
             raise ValueError(
-                f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {', '.join(values['datasets'])}"
+                f"study.rows.{run.row}: {run.dataset!r} is no data set; allowed: {listed(values['datasets'])}"
             )
         if run.number is None and study.evaluate == "factors" and (run.baseline or run.calls != "consensus"):
             raise ValueError(
                 f"study.rows.{run.row}.variants.{run.variant}: {run.dataset!r} is not simulated, and without a truth "
-                f"only what all seeds agree on is scored; allowed: {', '.join(simulated) or 'none of this config'}"
+                f"only what all seeds agree on is scored; allowed: {listed(simulated) or 'none of this config'}"
             )
         if run.number is not None:
             source = simulated[run.dataset]

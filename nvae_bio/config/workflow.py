@@ -13,6 +13,7 @@ from nvae_bio.config.models import ModelSettings, check_model_fits
 from nvae_bio.config.runs import RunSettings
 from nvae_bio.config.simulations import Simulation
 from nvae_bio.config.studies import Picture, SeedFigure, StudyRun, StudySettings, expanded, simulated_by
+from nvae_bio.errors import listed
 
 
 class WorkflowSettings(Settings):
@@ -54,7 +55,7 @@ class WorkflowSettings(Settings):
         for name, run in list(self.runs.items()):
             if run.dataset not in self.datasets:
                 raise ValueError(
-                    f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {', '.join(self.datasets)}"
+                    f"runs.{name}.dataset: {run.dataset!r} is no data set; allowed: {listed(self.datasets)}"
                 )
             self.runs[name] = run = run.for_kind(self.datasets[run.dataset].kind)
             check_model_fits(run.model, self.datasets[run.dataset].kind, f"runs.{name}.model.")

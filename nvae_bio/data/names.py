@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +12,7 @@ import pandas as pd
 from anndata.utils import make_index_unique
 
 from nvae_bio.errors import UserError
-
-LONGEST = 150  # characters of a name in a message
+from nvae_bio.errors import listed as listed  # where most look for it
 
 
 @contextmanager
@@ -22,16 +21,6 @@ def names_may_repeat() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(Variable|Observation) names are not unique")
         yield
-
-
-def listed(names: Iterable[object], limit: int = 30) -> str:
-    """Names for an error message, cut where there are too many to read, or one is too long.
-
-    >>> listed(["a", "b", "c"], limit=2)
-    'a, b, … (3 in all)'
-    """
-    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in map(str, names)]
-    return ", ".join(shown) if len(shown) <= limit else f"{', '.join(shown[:limit])}, … ({len(shown)} in all)"
 
 
 def as_text(values: pd.Series) -> pd.Series:
