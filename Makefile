@@ -4,6 +4,7 @@
 #   make test    all tests, the slow ones too       make lint    style, types, lock and generated files
 #   make faults  trials of what goes wrong on real machines, the table docs/faults.csv (or TRIALS=n kills, TABLE=FILE)
 #   make fuzz    changed files for every reader, CASES (2000) of each; writes docs/fuzz.csv
+#   make docs    the documentation as a site in docs/_build/html; its code cells run
 #   make dist    wheel and sdist in dist/
 #   make lock    constraints.txt and environment.yml from what .venv has now       make clean    undo the set-up
 
@@ -11,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test lint faults fuzz dist lock clean
+.PHONY: run test lint docs faults fuzz dist lock clean
 
 CORES ?= all
 CONFIG ?= config/config.yaml
@@ -46,6 +47,10 @@ lint: .venv/.test
 	$(PY) tools/lock.py --check
 	$(PY) tools/config_reference.py --check
 
+docs: export OMP_NUM_THREADS := 1
+docs: .venv/.test
+	$(PY) -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html
+
 # disks are mounted, which needs root; without it those faults are left out
 faults: .venv/.test
 	$(PY) -m tests.faults --trials "$(TRIALS)" --table "$(TABLE)"
@@ -79,5 +84,5 @@ clean:
 	touch $@
 
 .venv/.test: .venv/bin/python constraints.txt pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[slurm,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,slurm,test]'
 	touch $@ .venv/.workflow
