@@ -90,9 +90,9 @@ def plant_and_find(
 
     Returns:
         A row a run, fold change and class: run, fold_change, class (its index), own_block and hidden (nats, see
-        `Usage.statistics`; NaN without such latents), r_block and r_hidden (absolute correlation of the planted activity in the
-        held-out cells of the class with the posterior means: the best dim of the own block, and the shared dim of
-        `hidden`), n_genes, mean_count (of these genes in the class before planting, counts a cell), n_cells (of the
+        `Usage.statistics`; NaN without such latents), r_block and r_hidden (absolute correlation of planted activity
+        in the held-out cells of the class with the posterior means: the best dim of the own block, and the shared dim
+        of `hidden`), n_genes, mean_count (of these genes in the class before planting, counts a cell), n_cells (of the
         class).
 
     Raises:
