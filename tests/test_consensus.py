@@ -448,6 +448,9 @@ def test_blocks_that_hold_what_all_share_are_no_private_factors() -> None:
     assert capacity[["n_used", "n_spilled", "room_left"]].to_numpy().tolist() == [[0, 1, 0]] * 3
     published = Published.of_consensus(found.factors, found.embedded)
     assert published.used[-3:].all()  # as of a seed
+    uncalled = report_factors(run).factors.obs  # without a null, or by one that is as short of room, none is active
+    said = uncalled.loc[(uncalled["kind"] == "private").to_numpy(), "reading"].astype(str)
+    assert len(said) == 3 and said.str.endswith("S is too small").all()
 
 
 def test_a_class_whose_name_is_part_of_another_has_no_part_of_its_factors() -> None:

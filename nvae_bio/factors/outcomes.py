@@ -138,13 +138,13 @@ def readings(
         found = f"in {one.n_found} of {seeds.obs['seed'].nunique()} seeds"
         of_seeds = seeds.obs.iloc[[member.row for member in one.members]]
         spilled = of_seeds.loc[is_spilled(of_seeds), "reading"].astype(str)
-        if not active[place]:
+        if len(spilled) * 2 > len(of_seeds):  # called or not: a null that is as short of room calls none of them
+            rows.append((spilled.iloc[0], ""))
+        elif not active[place]:
             is_weak = outcomes.of_factor(place) == "under-powered"
             rows.append((f"{'not to be judged, ' if is_weak else ''}found {found}", ""))
         elif not one.label:
             rows.append((f"found {found}", ""))
-        elif len(spilled) * 2 > len(of_seeds):
-            rows.append((spilled.iloc[0], ""))
         else:
             others = alike[place] & active & private & (np.arange(len(factors)) != place)
             names = [one.label, *dict.fromkeys(factors[i].label for i in np.flatnonzero(others).tolist())]
