@@ -130,12 +130,12 @@ class TrainedModel:
                 )
 
 
-def save_model(trained: TrainedModel, weights: Path, card: Path) -> None:
+def save_model(trained: TrainedModel, weights: str | Path, card: str | Path) -> None:
     """Write the weights (safetensors) and the card (JSON), which holds the checksums of the weights and of itself."""
     content = safetensors.torch.save({name: value.contiguous() for name, value in trained.network.state_dict().items()})
     full = trained.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
     full = full.model_copy(update={"card_sha256": full.checksum})
-    with atomic_path(weights) as weights_part, atomic_path(card) as card_part:
+    with atomic_path(Path(weights)) as weights_part, atomic_path(Path(card)) as card_part:
         weights_part.write_bytes(content)
         card_part.write_text(full.model_dump_json(indent=1) + "\n")
 
@@ -156,12 +156,13 @@ def load_card(card: Path) -> ModelCard:
     return read
 
 
-def load_model(weights: Path, card: Path) -> TrainedModel:
+def load_model(weights: str | Path, card: str | Path) -> TrainedModel:
     """Read a model that `save_model` wrote; no code in the files is run.
 
     Raises:
         UserError: a file is missing, broken, or the two do not belong together.
     """
+    weights, card = Path(weights), Path(card)
     read = load_card(card)
 
     def reader(path: Path) -> NVAE:

@@ -304,7 +304,7 @@ class Store:
     matrix: StoredMatrix
 
 
-def open_store(folder: Path, fingerprint: str | None = None) -> Store:
+def open_store(folder: str | Path, fingerprint: str | None = None) -> Store:
     """A store that `nvae-bio prepare` wrote; its counts are read when they are needed.
 
     Args:
@@ -314,6 +314,7 @@ def open_store(folder: Path, fingerprint: str | None = None) -> Store:
     Raises:
         UserError: no store, one that was changed or lost a part, or one of other data.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder, fingerprint)
     obs = read_table(folder / OBS)
     lacking = [name for name in (schema.LABEL, schema.SPLIT, schema.LIBRARY, ROW) if name not in obs]
