@@ -115,7 +115,7 @@ TRUTH = Kind(
         *_PIXELS,
         Slot("uns", f"{schema.TRUTH}/planted", "", "a row an item: kind, activity, share, and its other settings"),
         Slot("uns", f"{schema.TRUTH}/in_class", "P, C", "which class has which item"),
-        Slot("uns", f"{schema.TRUTH}/classes", "C", "names of the classes"),
+        Slot("uns", f"{schema.TRUTH}/classes", "C", "names of the classes, in the order of columns"),
         Slot("uns", f"{schema.TRUTH}/settings", "", "settings of the simulation (JSON)"),
         *_provenance(schema.TRUTH),
     ),
