@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nvae_bio import schema
 from nvae_bio.config import FeaturesSettings
 from nvae_bio.data.join import free_name
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError
 
-MEAN, STD = "mean", "std"
+MEAN, STD = schema.FEATURE_MEAN, schema.FEATURE_STD
 
 
 def scale_features(
