@@ -46,6 +46,8 @@ lint: .venv/.test
 	$(PY) -m snakemake --lint
 	$(PY) tools/lock.py --check
 	$(PY) tools/config_reference.py --check
+	$(PY) tools/comparison_tables.py --check
+	$(PY) tools/output_reference.py --check
 
 docs: export OMP_NUM_THREADS := 1
 docs: .venv/.test

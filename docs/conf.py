@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 from nvae_bio import __version__  # noqa: E402
 
+default_role = "code"  # of single backticks in docstrings
 project = "nvae-bio"
 author = "The nvae-bio authors"
 copyright = author
@@ -22,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_click",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"

@@ -6,6 +6,7 @@ In a notebook, `NVAE` is the whole way; `nvae_bio.tl` and `nvae_bio.pl` work on 
     model.embed()
     report = model.factors()
     nvae_bio.pl.kl_heatmap(report)
+    nvae_bio.describe(adata)  # what each key is that was added
 
 The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.init import propose_config
     from nvae_bio.notebook import NVAE
+    from nvae_bio.outputs import describe
     from nvae_bio.page import RunResults, build_page
     from nvae_bio.prepare import prepare_data
     from nvae_bio.query import map_query
@@ -78,6 +80,7 @@ _HOMES = {
     "traverse_factors": "generate",
     "map_query": "query",
     "NVAE": "notebook",
+    "describe": "outputs",
     "change_samples": "counterfactual",
     "RunResults": "page",
     "build_page": "page",
@@ -101,6 +104,7 @@ __all__ = [
     "audit_labels",
     "build_page",
     "change_samples",
+    "describe",
     "describe_model",
     "embed_data",
     "explorer_data",

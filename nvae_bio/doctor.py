@@ -28,7 +28,7 @@ NEEDED = (  # imported by the steps: distribution, module
     ("click", "click"), ("PyYAML", "yaml"),
 )  # fmt: skip
 OPTIONAL = {  # distribution -> what it is for
-    "snakemake": "the workflow: pip install 'nvae-bio[workflow]'",
+    "snakemake": "the workflow: pip install snakemake",
     "snakemake-executor-plugin-slurm": "SLURM: pip install 'nvae-bio[slurm]'",
     "scvi-tools": "other methods beside a model: pip install 'nvae-bio[benchmark]'",
 }

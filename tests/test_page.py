@@ -25,13 +25,13 @@ from playwright.sync_api import Browser, Page, expect
 from pypdf import PdfReader
 
 from nvae_bio import RunResults, build_page, schema
+from nvae_bio.citation import CITATION
 from nvae_bio.cli import main
 from nvae_bio.config import PageSettings
 from nvae_bio.data.files import write_anndata, write_table
 from nvae_bio.errors import UserError
 from nvae_bio.factors.summary import summary
 from nvae_bio.page.points import MAX_LEVELS, MISSING, Views, choose, columns_of, pack, views_of
-from nvae_bio.page.told import CITATION
 from nvae_bio.plot.style import OKABE_ITO
 from tests.browser import DRAWN, Opened, opened, started, why_not
 from tests.pages import CLASSES, HOSTILE, counts_results, features_results, images_results, page_of, text_in, tree_of

@@ -14,7 +14,7 @@ from anndata import AnnData
 from scipy.optimize import approx_fprime
 from scipy.special import log_softmax
 
-from nvae_bio import load_model, map_query, prepare_data, save_model, schema, train_model
+from nvae_bio import embed_data, load_model, map_query, prepare_data, save_model, schema, train_model
 from nvae_bio.cli import main
 from nvae_bio.config import CountsSettings, QuerySettings
 from nvae_bio.data.files import write_anndata
@@ -24,6 +24,7 @@ from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, confo
 from nvae_bio.query.score import Scores, score_query
 from nvae_bio.trained import TrainedModel
 from tests.toys import (
+    NO_UMAP,
     PREPARED,
     embedded,
     fit_settings,
@@ -72,6 +73,27 @@ def test_samples_of_the_data_set_itself_lie_where_embed_put_them(kind: str) -> N
     gap = mapped.obs[schema.ELBO][same] - own.obs[schema.ELBO][same]
     assert abs(gap.mean()) < 0.05 * abs(own.obs[schema.ELBO].mean())
     np.testing.assert_allclose(mapped.obsm[schema.CLASS_PROBABILITY].sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["sf", "size_factor"])
+def test_size_factors_of_new_cells_are_on_the_scale_of_the_models(key: str) -> None:
+    raw = raw_counts()
+    raw.obs[key] = raw.X.sum(1) / 700 * np.random.default_rng(0).uniform(0.9, 1.1, raw.n_obs)
+    prepared = prepare_data(CountsSettings(kind="counts", n_top_genes=None, size_factor_key=key), raw)
+    model = train_model(prepared, fit_settings(size="size_factor"))
+    new = raw[::3].copy()
+    mapped = map_query(model, prepared, new)
+    own = embed_data(prepared, model, NO_UMAP)[mapped.obs_names]
+    np.testing.assert_allclose(mapped.obs[schema.SIZE_FACTOR], own.obs[schema.SIZE_FACTOR], rtol=1e-12)
+    np.testing.assert_allclose(mapped.obsm[schema.SHARED], own.obsm[schema.SHARED], atol=1e-5)
+    renamed = AnnData(new.X, obs=new.obs.rename(columns={key: "other"}), var=new.var)
+    again = map_query(model, prepared, renamed, QuerySettings(dataset={"size_factor_key": "other"}))
+    assert np.array_equal(again.obsm[schema.SHARED], mapped.obsm[schema.SHARED])
+    with pytest.raises(UserError, match=f"no obs column '{key}'.*allowed: .*other"):
+        map_query(model, prepared, renamed)
+    new.obs[key] = new.obs[key] - new.obs[key].iloc[0]
+    with pytest.raises(UserError, match="allowed: finite numbers above 0"):
+        map_query(model, prepared, new)
 
 
 def test_new_cells_get_their_classes_and_nothing_of_the_input_changes() -> None:

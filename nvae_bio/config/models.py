@@ -83,8 +83,8 @@ class ModelSettings(Settings):
     likelihood: LikelihoodName | None = Field(
         None,
         description="default by kind: negative_binomial for counts, gaussian for features; for images cross_entropy "
-        "where half of the training pixels are within 0.1 of black or white, else gaussian; docs/model.md says which "
-        "to choose",
+        "where half of the training pixels are within 0.1 of black or white, else gaussian; docs/likelihoods.md says "
+        "which to choose",
     )
     dispersion: Literal["gene", "gene_batch"] = Field(
         "gene",

@@ -40,7 +40,7 @@ class ReportSettings(Settings):
         0.05,
         gt=0,
         le=0.5,
-        description="false discovery rate of the calls, above 0 to 0.5; in families, see docs/model.md",
+        description="false discovery rate of the calls, above 0 to 0.5; in families, see docs/detector.md",
     )
     agreement: float = Field(
         0.7,

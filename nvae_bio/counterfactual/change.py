@@ -27,8 +27,7 @@ from nvae_bio.trained import TrainedModel
 logger = logging.getLogger(__name__)
 
 N_KNOWN = 5000  # training samples of a class that stand for it, at most
-FACTUAL, LOWER, UPPER = "factual", "lower", "upper"  # layers
-EFFECT = "effect"  # layer, with `_lower` and `_upper`
+FACTUAL, LOWER, UPPER, EFFECT = schema.FACTUAL, schema.LOWER, schema.UPPER, schema.EFFECT  # layers
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,12 @@ def change_samples(
         )
     classes = np.array(trained.card.classes)
     obs = prepared.obs.iloc[rows].copy()
-    obs["as_class"] = pd.Categorical(classes[changed.label.numpy()], categories=trained.card.classes)
-    obs["support_p"], obs["is_supported"] = support, is_supported
+    obs[schema.AS_CLASS] = pd.Categorical(classes[changed.label.numpy()], categories=trained.card.classes)
+    obs[schema.SUPPORT_P], obs[schema.IS_SUPPORTED] = support, is_supported
     adata = AnnData(found.pop("X"), obs=obs, var=prepared.var.copy(), layers=found)
     for values in (adata.X, *(adata.layers[name] for name in found if name != FACTUAL)):
         values[~is_supported] = np.nan
-    adata.obsm["z"] = _after(changed).numpy()
+    adata.obsm[schema.LATENT] = _after(changed).numpy()
     adata.uns[schema.MODEL] = provenance(trained, seed)
     if trained.card.image_shape is not None:
         adata.uns[schema.MODEL]["image_shape"] = list(trained.card.image_shape)

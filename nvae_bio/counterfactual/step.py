@@ -28,8 +28,8 @@ def counterfactual_table(changed: AnnData) -> pd.DataFrame:
         on the mean's side of 0).
     """
     parts, unit = [], str(changed.uns[schema.MODEL]["effect_unit"])
-    supported = changed[changed.obs["is_supported"].to_numpy()]
-    for (name, target), part in supported.obs.groupby([schema.LABEL, "as_class"], observed=True):
+    supported = changed[changed.obs[schema.IS_SUPPORTED].to_numpy()]
+    for (name, target), part in supported.obs.groupby([schema.LABEL, schema.AS_CLASS], observed=True):
         one = supported[part.index]
         effect, lower, upper = (
             np.asarray(one.layers[key]) for key in (EFFECT, f"{EFFECT}_{LOWER}", f"{EFFECT}_{UPPER}")

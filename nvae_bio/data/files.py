@@ -318,8 +318,8 @@ def read_generated(path: Path, *, images_only: bool = False) -> AnnData:
         UserError: unreadable, not written by `nvae-bio generate`, or not of images where these are asked for.
     """
     generated = _read_with(path, schema.MODEL, "nvae-bio generate")
-    if "z" not in generated.obsm:
-        raise UserError(f"{path}: no obsm['z']; was it written by `nvae-bio generate`?")
+    if schema.LATENT not in generated.obsm:
+        raise UserError(f"{path}: no obsm[{schema.LATENT!r}]; was it written by `nvae-bio generate`?")
     if images_only and "image_shape" not in generated.uns[schema.MODEL]:
         raise UserError(f"{path}: of kind {generated.uns[schema.MODEL]['kind']!r}; pictures need kind 'images'")
     return generated

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.citation import CITATION
 from nvae_bio.data.names import listed
 from nvae_bio.factors.capacity import is_active
 from nvae_bio.trained import ModelCard
@@ -231,7 +232,6 @@ def _licence(card: ModelCard) -> Iterator[str]:
     yield "The software is under the BSD-3-Clause licence. None is set for this model or its data: who made it has to"
     yield "say."
     yield ""
-    yield (
-        "Cite the software (CITATION.cff) and the model: J. Antorán and A. Miguel, Disentangling and Learning Robust "
-        "Representations with Natural Clustering, ICMLA 2019, arXiv:1901.09415."
-    )
+    yield "Cite the software and the model:"
+    yield ""
+    yield from (f"- {work}" for work in CITATION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,88 +14,26 @@ from anndata import AnnData
 import nvae_bio
 from nvae_bio import schema
 from nvae_bio.errors import UserError
+from nvae_bio.schema.reference import TABLES
+from nvae_bio.schema.slot import EFFECT_UNIT
 
 ABOUT = b"nvae-bio"  # metadata of the schema: version, table, fingerprint, …, as JSON
 FORMAT = 1  # raised where a column changes its name or meaning
 KNOWN_OBS = (schema.LABEL, schema.SPLIT, schema.BATCH, schema.DONOR, schema.CONDITION)
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a column of a table is.
-
-    Attributes:
-        kind: its type.
-        meaning: in words.
-        unit: of its numbers; empty for none.
-    """
-
-    kind: pa.DataType
-    meaning: str
-    unit: str = ""
-
-
 TEXT, LEVEL = pa.string(), pa.dictionary(pa.int32(), pa.string())
 INT, REAL, FLAG = pa.int32(), pa.float32(), pa.bool_()
-NAMES = {
-    "sample": Column(TEXT, "name of the sample, as in obs of the prepared file"),
-    "seed": Column(INT, "seed of the model"),
-    schema.LABEL: Column(LEVEL, "class; missing where unlabeled"),
-    schema.SPLIT: Column(LEVEL, "train, validation or test"),
-    schema.BATCH: Column(LEVEL, "batch, which the decoder is told"),
-    schema.DONOR: Column(LEVEL, "donor"),
-    schema.CONDITION: Column(LEVEL, "condition"),
-    schema.PREDICTED: Column(LEVEL, "likeliest class by q(y|x)"),
-    schema.CONFIDENCE: Column(REAL, "its probability, calibrated where the model is"),
-    schema.ELBO: Column(REAL, "bound on log p(x|y)", "nats"),
-    "umap_1": Column(REAL, "first axis of the layout of z_s; missing where not laid out"),
-    "umap_2": Column(REAL, "second axis"),
-}
-FACTORS = {
-    "factor": Column(TEXT, "name of the factor"),
-    "kind": Column(LEVEL, "shared, or private to a class"),
-    "class": Column(LEVEL, "its class; missing for a shared factor"),
-    "published": Column(FLAG, "whether as many seeds found it as are asked for"),
-    "n_found": Column(INT, "seeds that found it"),
-    "n_seeds": Column(INT, "of so many"),
-    "agreement": Column(REAL, "mean |cos| of its members' effects"),
-    "outcome": Column(LEVEL, "active, inactive or under-powered"),
-    "reading": Column(TEXT, "what it is, in words"),
-    "tag": Column(TEXT, "what it goes along with; empty for nothing"),
-    "certificate": Column(
-        TEXT, "of a shared factor: whether its effect is one and the same in the classes that use it"
-    ),
-    "kl": Column(REAL, "KL in its own class, of a shared factor in the class that uses it most", "nats"),
-    "kl_lower": Column(REAL, "lower end of its interval", "nats"),
-    "kl_upper": Column(REAL, "upper end of its interval", "nats"),
-    "kl_class": Column(LEVEL, "the class of these"),
-    "loss": Column(REAL, "log-likelihood of held-out samples lost without it", "nats a sample"),
-    "loss_lower": Column(REAL, "lower end of its interval", "nats a sample"),
-    "loss_upper": Column(REAL, "upper end of its interval", "nats a sample"),
-    "gain": Column(REAL, "what it adds to the bound of held-out samples", "nats a sample"),
-    "p": Column(REAL, "p-value, of a private factor"),
-    "q": Column(REAL, "q-value (false discovery rate)"),
-    "n_used": Column(INT, "classes that use a shared factor"),
-    "used_by": Column(TEXT, "these classes"),
-    "private_to": Column(TEXT, "classes that have it for themselves"),
-    "effect_agreement": Column(REAL, "least cos of its effects between the classes that agree"),
-    "members": Column(TEXT, "seed, latent, dim and sign of what it is made of"),
-    "top_up": Column(TEXT, "features that rise most"),
-    "top_down": Column(TEXT, "features that fall most"),
-    "resampled": Column(LEVEL, "what the bootstrap resampled"),
-}
+TYPES = {  # of columns that are no real numbers
+    "sample": TEXT, "seed": INT, "factor": TEXT, "feature": TEXT, "kind": LEVEL, "class": LEVEL, "published": FLAG,
+    "n_found": INT, "n_seeds": INT, "outcome": LEVEL, "reading": TEXT, "tag": TEXT, "certificate": TEXT,
+    "kl_class": LEVEL, "n_used": INT, "used_by": TEXT, "private_to": TEXT, "members": TEXT, "top_up": TEXT,
+    "top_down": TEXT, "resampled": LEVEL, schema.LABEL: LEVEL, schema.SPLIT: LEVEL, schema.BATCH: LEVEL,
+    schema.DONOR: LEVEL, schema.CONDITION: LEVEL, schema.PREDICTED: LEVEL,
+}  # fmt: skip
 OF_CLASSES = {
-    "kl": (schema.KL_BY_CLASS, REAL, "KL in the class", "nats"),
-    "kl_lower": (schema.KL_BY_CLASS_LOWER, REAL, "lower end of its interval", "nats"),
-    "kl_upper": (schema.KL_BY_CLASS_UPPER, REAL, "upper end of its interval", "nats"),
-    "loss": (schema.LOSS_BY_CLASS, REAL, "log-likelihood of held-out samples lost without it", "nats a sample"),
-    "loss_lower": (schema.LOSS_BY_CLASS_LOWER, REAL, "lower end of its interval", "nats a sample"),
-    "loss_upper": (schema.LOSS_BY_CLASS_UPPER, REAL, "upper end of its interval", "nats a sample"),
-    "q": (schema.Q_BY_CLASS, REAL, "q-value in the class; missing where not asked", ""),
-    "agreement": (schema.AGREEMENT_BY_CLASS, REAL, "cos of its effect with that in the other classes", ""),
-    "outcome": (schema.OUTCOME_BY_CLASS, LEVEL, "active, inactive or under-powered; missing where not asked", ""),
-}
-Columns = dict[str, Column]
+    "kl": schema.KL_BY_CLASS, "kl_lower": schema.KL_BY_CLASS_LOWER, "kl_upper": schema.KL_BY_CLASS_UPPER,
+    "loss": schema.LOSS_BY_CLASS, "loss_lower": schema.LOSS_BY_CLASS_LOWER, "loss_upper": schema.LOSS_BY_CLASS_UPPER,
+    "q": schema.Q_BY_CLASS, "agreement": schema.AGREEMENT_BY_CLASS, "outcome": schema.OUTCOME_BY_CLASS,
+}  # fmt: skip
 
 
 def export_tables(
@@ -147,13 +84,15 @@ def _about(parts: Sequence[AnnData]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _table(values: dict[str, Any], columns: Columns, name: str, about: dict[str, str]) -> pa.Table:
-    """The values with their types; the schema tells what they are."""
-    arrays, fields = [], []
-    for key, column in columns.items():
-        arrays.append(_array(values[key], column.kind))
-        told = {"meaning": column.meaning} | ({"unit": column.unit} if column.unit else {})
-        fields.append(pa.field(key, column.kind, metadata=told))
+def _table(values: dict[str, Any], name: str, about: dict[str, str]) -> pa.Table:
+    """The values with their types; the schema tells what they are, in the words of the reference of outputs."""
+    kind, arrays, fields = TABLES[f"export/{name}.parquet"], [], []
+    for key, column in values.items():
+        slot, of = kind.find("column", key), TYPES.get(key, REAL)
+        assert slot is not None, key
+        unit = about["effect_unit"] if slot.unit == EFFECT_UNIT else slot.unit
+        arrays.append(_array(column, of))
+        fields.append(pa.field(key, of, metadata={"meaning": slot.meaning} | ({"unit": unit} if unit else {})))
     metadata = {ABOUT: json.dumps(about | {"table": name})}
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
@@ -172,26 +111,15 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 
 def _embeddings(embedded: Sequence[AnnData], about: dict[str, str]) -> pa.Table:
     """A row a sample and seed."""
-    columns = {key: NAMES[key] for key in ("sample", "seed")}
-    columns |= {key: NAMES[key] for key in KNOWN_OBS if key in embedded[0].obs}
-    columns |= {key: NAMES[key] for key in (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO) if key in embedded[0].obs}
-    n_shared, n_private = (
-        embedded[0].obsm[key].shape[1] if key in embedded[0].obsm else 0 for key in (schema.SHARED, schema.SPECIFIC)
-    )
-    columns |= {
-        f"shared_{i + 1}": Column(REAL, f"posterior mean of dim {i + 1} of z_s", "prior sd") for i in range(n_shared)
-    }
-    columns |= {
-        f"specific_{i + 1}": Column(
-            REAL, f"posterior mean of dim {i + 1} of the block of the sample's class", "prior sd"
-        )
-        for i in range(n_private)
-    }
-    columns |= {key: NAMES[key] for key in ("umap_1", "umap_2") if all(schema.UMAP in one.obsm for one in embedded)}
-    parts = [{key: _of_sample(one, key) for key in columns} for one in embedded]
+    first, of_model = embedded[0], (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO)
+    keys = ["sample", "seed", *(key for key in (*KNOWN_OBS, *of_model) if key in first.obs)]
+    for name, key in (("shared", schema.SHARED), ("specific", schema.SPECIFIC)):
+        keys += [f"{name}_{i + 1}" for i in range(first.obsm[key].shape[1] if key in first.obsm else 0)]
+    keys += ["umap_1", "umap_2"] if all(schema.UMAP in one.obsm for one in embedded) else []
+    parts = [{key: _of_sample(one, key) for key in keys} for one in embedded]
     if any(len(part["sample"]) != len(parts[0]["sample"]) for part in parts):
         raise UserError("export: seeds have different numbers of samples; allowed: of one run")
-    return _table({key: np.concatenate([part[key] for part in parts]) for key in columns}, columns, "embeddings", about)
+    return _table({key: np.concatenate([part[key] for part in parts]) for key in keys}, "embeddings", about)
 
 
 def _of_sample(adata: AnnData, key: str) -> np.ndarray:
@@ -212,37 +140,25 @@ def _of_sample(adata: AnnData, key: str) -> np.ndarray:
 
 
 def _factors(report: AnnData, about: dict[str, str]) -> pa.Table:
-    """A row a factor."""
-    obs = report.obs
-    columns = {key: column for key, column in FACTORS.items() if key == "factor" or key in obs}
-    values = {key: report.obs_names if key == "factor" else obs[key] for key in columns}
-    return _table(values, columns, "factors", about)
+    """A row a factor; columns that are not ours are left out."""
+    known = [key for key in report.obs if TABLES["export/factors.parquet"].find("column", str(key)) is not None]
+    return _table({"factor": report.obs_names} | {str(key): report.obs[key] for key in known}, "factors", about)
 
 
 def _factor_classes(report: AnnData, about: dict[str, str]) -> pa.Table:
     """A row a factor and class."""
     classes = [str(name) for name in report.uns[schema.MODEL]["classes"]]
-    columns = {"factor": FACTORS["factor"], "class": Column(LEVEL, "the class")}
     values: dict[str, Any] = {
         "factor": np.repeat(report.obs_names.to_numpy(dtype=object), len(classes)),
         "class": np.tile(np.array(classes, dtype=object), report.n_obs),
     }
-    for key, (place, kind, meaning, unit) in OF_CLASSES.items():
-        if place in report.obsm:
-            columns[key] = Column(kind, meaning, unit)
-            values[key] = np.asarray(report.obsm[place]).reshape(-1)
-    return _table(values, columns, "factor_classes", about)
+    there = {key: place for key, place in OF_CLASSES.items() if place in report.obsm}
+    values |= {key: np.asarray(report.obsm[place]).reshape(-1) for key, place in there.items()}
+    return _table(values, "factor_classes", about)
 
 
 def _factor_effects(report: AnnData, about: dict[str, str]) -> pa.Table:
     """A row a factor and feature."""
-    unit = about["effect_unit"]
-    columns = {
-        "factor": FACTORS["factor"], "feature": Column(TEXT, "gene, pixel or feature"),
-        "effect": Column(REAL, "change of the decoded mean as the factor moves from −2 to +2 sd", unit),
-        "lower": Column(REAL, "lower end of its interval over seeds and samples", unit),
-        "upper": Column(REAL, "upper end", unit),
-    }  # fmt: skip
     values = {
         "factor": np.repeat(report.obs_names.to_numpy(dtype=object), report.n_vars),
         "feature": np.tile(report.var_names.to_numpy(dtype=object), report.n_obs),
@@ -250,7 +166,7 @@ def _factor_effects(report: AnnData, about: dict[str, str]) -> pa.Table:
         "lower": np.asarray(report.layers[schema.EFFECT_LOWER]).reshape(-1),
         "upper": np.asarray(report.layers[schema.EFFECT_UPPER]).reshape(-1),
     }
-    return _table(values, columns, "factor_effects", about)
+    return _table(values, "factor_effects", about)
 
 
 def _factor_scores(scores: AnnData, about: dict[str, str]) -> pa.Table:
@@ -262,16 +178,11 @@ def _factor_scores(scores: AnnData, about: dict[str, str]) -> pa.Table:
         else np.full_like(found, np.nan)
     )
     place, factor = np.nonzero(np.isfinite(found))
-    columns = {
-        "sample": NAMES["sample"], "factor": FACTORS["factor"],
-        "score": Column(REAL, "mean over seeds of the posterior mean, signs made alike", "prior sd"),
-        "std": Column(REAL, "its standard deviation over seeds; missing where one seed alone found it", "prior sd"),
-    }  # fmt: skip
     values = {
         "sample": scores.obs_names.to_numpy(dtype=object)[place], "factor": names[factor],
         "score": found[place, factor], "std": spread[place, factor],
     }  # fmt: skip
-    return _table(values, columns, "factor_scores", about)
+    return _table(values, "factor_scores", about)
 
 
 def _factor_names(scores: AnnData) -> np.ndarray:

@@ -45,7 +45,6 @@ from nvae_bio.factors.together import check_audit, check_seeds
 from nvae_bio.factors.usage import held_out_rows, training_sizes
 
 Z_95 = 1.959964  # of the intervals of effects in embedded files
-OF_SEED = (schema.PREDICTED, schema.CONFIDENCE, schema.ELBO, schema.GAIN)  # obs of an embedded file that one seed says
 COLUMNS = (
     "kind", "class", "n_found", "n_seeds", "agreement", "published", "members", "kl", "kl_lower", "kl_upper",
     "kl_class", "loss", "loss_lower", "loss_upper", "gain", "p", "q", "outcome", "n_used", "used_by",
@@ -199,7 +198,7 @@ def _scored(run: _Run, factors: Sequence[Factor], names: Sequence[str], audits: 
     """The samples with their consensus scores, and the mean over seeds of what the audits say."""
     first = run.embedded[0]
     keep = [key for key in (schema.UMAP,) if key in first.obsm]
-    adata = AnnData(first.X, obs=first.obs.drop(columns=OF_SEED, errors="ignore"), var=first.var.copy())
+    adata = AnnData(first.X, obs=first.obs.copy(), var=first.var.copy())
     adata.obsm.update({key: first.obsm[key] for key in keep})
     adata.obsm[schema.FACTORS], adata.obsm[schema.FACTORS_STD] = scores_of(factors, run.embedded)
     adata.uns[schema.DATA] = first.uns[schema.DATA]

@@ -272,9 +272,9 @@ def report_seeds(
         classes), nats, q_by_class, spread_by_class (variance of a shared dim within the class beyond what noise makes,
         prior variances), gain_by_class (nats, of shared dims) and private_to (bool). X of a shared dim that few
         classes have for themselves is the effect in these. `layers`: effect_lower, effect_upper.
-        `uns["nvae"]`: classes, effect_unit, settings, notes (what so few refits cannot call, and what the readings say
-        of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim, value and
-        null_median in nats, p, smallest_p, q, sufficient: whether it could be called were it alone).
+        `uns["nvae"]`: classes, effect_unit, report (settings), notes (what so few refits cannot call, and what the
+        readings say of S), n_refits (refits of each kind of null), tests (a row a test: seed, statistic, class, dim,
+        value and null_median in nats, p, smallest_p, q, sufficient: whether it could be called were it alone).
 
     Raises:
         UserError: nothing given, seeds or a null that do not fit together, or a class without held-out samples.

@@ -20,7 +20,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.trained import TrainedModel
 
-MEAN = "mean"  # layer: the decoder's mean
+MEAN = schema.MEAN  # layer
 CPU = torch.device("cpu")
 
 
@@ -83,9 +83,8 @@ def as_anndata(
     model["classes"] = np.array(trained.card.classes, dtype=object)
     if trained.card.image_shape is not None:
         model["image_shape"] = np.array(trained.card.image_shape)
-    return AnnData(
-        X=matrix.numpy(), obs=obs, var=prepared.var.copy(), uns={schema.MODEL: model}, obsm={"z": latent.numpy()}
-    )
+    obsm = {schema.LATENT: latent.numpy()}
+    return AnnData(X=matrix.numpy(), obs=obs, var=prepared.var.copy(), uns={schema.MODEL: model}, obsm=obsm)
 
 
 def numbers(settings: GenerationSettings, classes: Sequence[str]) -> list[int]:

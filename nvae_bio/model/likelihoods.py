@@ -2,7 +2,7 @@
 
 A likelihood turns decoder outputs of shape (batch, n_outputs) into a distribution over (batch, n_features). To add
 one: subclass `Likelihood`, add its name to `nvae_bio.config.LIKELIHOODS` and to `LIKELIHOOD_CLASSES`, and test it
-against SciPy. `docs/model.md` says which to choose.
+against SciPy. `docs/likelihoods.md` says which to choose.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from nvae_bio import schema
+from nvae_bio.citation import CITATION
 from nvae_bio.config import PageSettings
 from nvae_bio.page import judged, pictures, told
 from nvae_bio.page.points import pack_points
@@ -94,7 +95,7 @@ def _told(results: RunResults) -> dict[str, Any]:
         "settings_tables": told.settings_tables(results),
         "versions": told.versions_table(results),
         "provenance": told.provenance_table(results),
-        "citation": told.CITATION,
+        "citation": CITATION,
         "version": str(results.factors.uns[schema.MODEL]["version"]),
         "fingerprint": str(results.factors.uns[schema.MODEL]["fingerprint"]),
     }

@@ -18,12 +18,6 @@ from nvae_bio.page.tables import Cell, Mark, Table, count, flattened, make_table
 
 LIBRARIES = ("torch", "anndata", "scanpy", "numpy", "scikit-learn", "matplotlib", "bokeh", "jinja2")
 KINDS = {"counts": ("cells", "genes"), "images": ("images", "pixels"), "features": ("samples", "features")}
-CITATION = (
-    "The nvae-bio authors. nvae-bio: shared and class-specific factors of biological data with the N-VAE. "
-    f"Version {nvae_bio.__version__}.",
-    "Antorán, J. & Miguel, A. Disentangling and Learning Robust Representations with Natural Clustering. IEEE "
-    "International Conference on Machine Learning and Applications (ICMLA) 2019, 694–699. arXiv:1901.09415.",
-)
 
 
 def nouns(results: RunResults) -> tuple[str, str]:

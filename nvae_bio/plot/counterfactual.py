@@ -25,7 +25,7 @@ def plot_counterfactual(changed: AnnData, n_top: int = 8) -> Figure:
         n_top: features in each direction.
     """
     model, n_refused = changed.uns[schema.MODEL], int(changed.uns[schema.COUNTERFACTUAL]["n_refused"])
-    shown = changed[changed.obs["is_supported"].to_numpy(dtype=bool)]
+    shown = changed[changed.obs[schema.IS_SUPPORTED].to_numpy(dtype=bool)]
     refused = f"; {n_refused} of {changed.n_obs} samples refused: outside of what their class has" if n_refused else ""
     return _pictures(shown, refused) if model["kind"] == "images" else _bars(shown, refused, n_top)
 
@@ -34,7 +34,7 @@ def _pictures(shown: AnnData, refused: str) -> Figure:
     shape, part = [int(size) for size in shown.uns[schema.MODEL]["image_shape"]], shown[:N_PICTURES]
     values = [part.layers["factual"], part.X, part.layers["lower"], part.layers["upper"]]
     rows = [[as_picture(np.asarray(one[row]), shape) for one in values] for row in range(part.n_obs)]
-    to = part.obs["as_class"].astype(str)
+    to = part.obs[schema.AS_CLASS].astype(str)
     names = [
         f"{own} → {new}" if own != new else own for own, new in zip(part.obs[schema.LABEL].astype(str), to, strict=True)
     ]
@@ -54,7 +54,7 @@ def _bars(shown: AnnData, refused: str, n_top: int) -> Figure:
     figure, axes = make_panels(len(groups), 2.9, 2.6, 4)
     for row, (ax, (name, part)) in enumerate(zip(axes, groups, strict=True)):
         plot_bars(ax, table, row, n_top)
-        target = str(part["as_class"].iloc[0])
+        target = str(part[schema.AS_CLASS].iloc[0])
         ax.set_title(f"{name}{f' → {target}' if target != name else ''} ({len(part)})", fontsize=8)
     unit = shown.uns[schema.MODEL]["effect_unit"]
     figure.suptitle(f"mean effect and interval ({unit}){refused}", fontsize=8)

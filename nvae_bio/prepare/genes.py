@@ -12,11 +12,12 @@ import scanpy
 from anndata import AnnData
 from scipy import sparse
 
+from nvae_bio import schema
 from nvae_bio.config import CountsSettings, QcSettings
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError
 
-N_GENES, N_COUNTS, MITO_SHARE, KEPT = "n_genes", "n_counts", "mito_share", "kept"
+N_GENES, N_COUNTS, MITO_SHARE, KEPT = schema.N_GENES, "n_counts", schema.MITO_SHARE, "kept"
 
 
 def cell_quality(

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nvae_bio import schema
 from nvae_bio.config import FeaturesSettings
 from nvae_bio.data.join import free_name
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError
 
-MEAN, STD = "mean", "std"
+MEAN, STD = schema.FEATURE_MEAN, schema.FEATURE_STD
 
 
 def scale_features(
@@ -71,12 +72,33 @@ def scale_size_factors(given: pd.Series, library: pd.Series, train: np.ndarray, 
     Raises:
         UserError: one that is no number above 0.
     """
-    factors = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
+    factors = read_size_factors(given, where)
+    scaled: np.ndarray = factors * (np.median(library[train]) / np.median(factors[train]))
+    return scaled
+
+
+def read_size_factors(given: pd.Series, where: str) -> np.ndarray:
+    """Size factors as the source has them, (n,) float64.
+
+    Raises:
+        UserError: one that is no number above 0.
+    """
+    factors: np.ndarray = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
     if len(wrong):
         raise UserError(
             f"{where}: size_factor_key: {given.name!r} of cell {given.index[wrong[0]]!r} is {given.iloc[wrong[0]]} "
             f"({len(wrong)} such cells); allowed: finite numbers above 0"
         )
-    scaled: np.ndarray = factors * (np.median(library[train]) / np.median(factors[train]))
-    return scaled
+    return factors
+
+
+def size_factor_scale(obs: pd.DataFrame, key: str) -> float:
+    """What `scale_size_factors` multiplied those of a prepared data set by.
+
+    Args:
+        obs: of prepared cells; the source's own column is there beside ours, unless both are the same.
+        key: name of that column in the source.
+    """
+    source = f"source_{key}" if f"source_{key}" in obs else key
+    return float((obs[schema.SIZE_FACTOR] / pd.to_numeric(obs[source])).median())

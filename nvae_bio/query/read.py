@@ -19,7 +19,18 @@ from nvae_bio.data.names import as_text, listed
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source, source_names
 from nvae_bio.errors import UserError
-from nvae_bio.prepare import MEAN, MITO_SHARE, N_GENES, STD, cell_quality, known_keys, make_obs, settled_labels
+from nvae_bio.prepare import (
+    MEAN,
+    MITO_SHARE,
+    N_GENES,
+    STD,
+    cell_quality,
+    known_keys,
+    make_obs,
+    read_size_factors,
+    settled_labels,
+    size_factor_scale,
+)
 from nvae_bio.trained import ModelCard
 
 logger = logging.getLogger(__name__)
@@ -135,6 +146,8 @@ def read_query(settings: QuerySettings, reference: Query, card: ModelCard, adata
         has_rest = _has_rest(row_sums(x), library, dataset, source.n_vars - int(measured.sum()), reference, measured)
         known[schema.LIBRARY] = library if has_rest else row_sums(x)
         known[N_GENES], known[MITO_SHARE] = _quality(source, dataset, where)
+        if card.settings.model.size == schema.SIZE_FACTOR:
+            known[schema.SIZE_FACTOR] = _size_factors(source.obs, dataset, reference.adata, where)
     _tell_unknown(known, source.obs, card)
     data = {"kind": dataset.kind, "source": names, "settings": dataset.model_dump_json()}
     obs = make_obs(known, source.obs)
@@ -230,6 +243,18 @@ def _quality(counts: AnnData, settings: CountsSettings, where: str) -> tuple[pd.
     unlimited = settings.qc.model_copy(update={"max_mito_share": 1.0})
     quality = cell_quality([counts.X], counts.obs_names, counts.var_names, unlimited, where)
     return quality[N_GENES], quality[MITO_SHARE]
+
+
+def _size_factors(obs: pd.DataFrame, settings: CountsSettings, reference: AnnData, where: str) -> np.ndarray:
+    """Size factors of new cells on the scale of the model's, whose own ones `prepare` multiplied by one number."""
+    key = str(settings.size_factor_key)  # of the data set, which could not be prepared without
+    if key not in obs:
+        raise UserError(
+            f"{where}: size_factor_key: no obs column {key!r}, and the model's sizes are size factors; allowed: "
+            f"{listed(obs.columns)} (query.dataset: size_factor_key)"
+        )
+    own_key = json.loads(str(reference.uns[schema.DATA]["settings"]))["size_factor_key"]
+    return read_size_factors(obs[key], where) * size_factor_scale(reference.obs, own_key)
 
 
 def _tell_unknown(known: pd.DataFrame, obs: pd.DataFrame, card: ModelCard) -> None:
