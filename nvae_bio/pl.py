@@ -44,7 +44,7 @@ def umap(
         adata: with a layout of `embed`.
         color: columns of obs, or features.
         basis: key of obsm; `X_nvae_specific_umap` is of the private blocks, of which each class has its own.
-        show: show the figure now; None: where matplotlib is interactive.
+        show: show the figure now; None: where matplotlib is interactive and the figure is new.
         save: a file to write the figure to.
         ax: where to draw; a new figure if None.
         options: of scanpy's function.
@@ -63,7 +63,7 @@ def umap(
         warnings.simplefilter("ignore", PendingDeprecationWarning)  # of matplotlib, about what scanpy calls
         drawn: Axes | list[Axes] | None = sc.pl.embedding(shown, basis, color=color, ax=ax, show=False, **options)
     axes = plt.gcf().axes if drawn is None else drawn
-    _finish(axes[0] if isinstance(axes, list) else axes, show, save)
+    _finish(axes[0] if isinstance(axes, list) else axes, _shows(show, ax), save)
     return axes
 
 
@@ -85,7 +85,7 @@ def kl_heatmap(
     classes = [str(name) for name in factors.uns[schema.MODEL]["classes"]]
     values = np.asarray(factors.obsm[schema.KL_BY_CLASS], dtype=float)
     table = pd.DataFrame(values, index=factors.obs_names, columns=classes)
-    ax = _axes(ax, (0.5 * len(classes) + 3, 0.28 * len(table) + 1.5))
+    show, ax = _shows(show, ax), _axes(ax, (0.5 * len(classes) + 3, 0.28 * len(table) + 1.5))
     _heatmap(ax, table, KL_CMAP, "KL (nats)")
     ax.set(xlabel="class", ylabel="factor")
     return _finish(ax, show, save)
@@ -115,7 +115,7 @@ def factor(
     if name not in factors.obs_names:
         raise UserError(f"pl.factor: no factor {name!r}; allowed: {listed(factors.obs_names)}")
     row, model = factors.obs_names.get_loc(name), factors.uns[schema.MODEL]
-    ax = _axes(ax, (4, 0.2 * min(2 * n_top, factors.n_vars) + 1))
+    show, ax = _shows(show, ax), _axes(ax, (4, 0.2 * min(2 * n_top, factors.n_vars) + 1))
     if model["kind"] == "images":
         image = plot_effect(ax, np.asarray(factors.X[row]), [int(size) for size in model["image_shape"]])
         plt.colorbar(image, ax=ax, label=str(model["effect_unit"]))
@@ -162,7 +162,7 @@ def traversal(
     if model.dataset.kind == "images":
         shape = [int(size) for size in steps.uns[schema.MODEL]["image_shape"]]
         pictures = [as_picture(row, shape) for row in np.asarray(part.X)]
-        ax = _axes(ax, (1 + 0.7 * len(pictures), 1.4))
+        show, ax = _shows(show, ax), _axes(ax, (1 + 0.7 * len(pictures), 1.4))
         show_rows(ax, [pictures], [""])
         ax.set_xticks([(pictures[0].shape[1] + 1) * (i + 0.5) for i in range(len(values))], [f"{v:g}" for v in values])
     else:
@@ -170,7 +170,7 @@ def traversal(
         scaled = change / np.maximum(np.abs(change).max(0), 1e-12)
         top = np.argsort(-np.asarray(part.X).std(0) / np.maximum(np.asarray(part.X).mean(0), 1e-12) ** 0.5)[:n_top]
         table = pd.DataFrame(scaled[:, top].T, index=part.var_names[top], columns=[f"{v:g}" for v in values])
-        ax = _axes(ax, (0.4 * len(values) + 3, 0.22 * n_top + 1))
+        show, ax = _shows(show, ax), _axes(ax, (0.4 * len(values) + 3, 0.22 * n_top + 1))
         _heatmap(ax, table, EFFECT_CMAP, "decoded mean, of its own range", (-1, 1))
     ax.set(title=f"{kind} {dim} in {label}", xlabel="value (prior SD)")
     return _finish(ax, show, save)
@@ -197,7 +197,7 @@ def history(
     table = model.history
     if term not in table:
         raise UserError(f"pl.history: no term {term!r}; allowed: {listed(table.columns)}")
-    ax = _axes(ax, (5, 3.2))
+    show, ax = _shows(show, ax), _axes(ax, (5, 3.2))
     sns.lineplot(table, x="epoch", y=term, hue=table["seed"].astype(str), style="split", ax=ax, errorbar=None)
     ax.set_ylabel(f"{term} (nats)")
     return _finish(ax, show, save)
@@ -225,11 +225,16 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def _finish(ax: Axes, show: bool | None, save: str | Path | None) -> Axes:
+def _shows(show: bool | None, ax: Axes | None) -> bool:
+    """Whether to show the figure: by default not one that others may still draw on."""
+    return plt.isinteractive() and ax is None if show is None else show
+
+
+def _finish(ax: Axes, show: bool, save: str | Path | None) -> Axes:
     if save is not None:
         figure = ax.get_figure(root=True)
         assert figure is not None
         figure.savefig(save, bbox_inches="tight")
-    if show or (show is None and plt.isinteractive()):
+    if show:
         plt.show()
     return ax

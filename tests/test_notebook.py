@@ -195,6 +195,26 @@ def test_plots_draw_where_they_are_told_and_return_axes(tmp_path: Path) -> None:
             call()
 
 
+def test_a_figure_is_shown_once_and_not_while_others_may_draw_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    shown: list[bool] = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    history = nvae_bio.pl.history
+    history(fitted())
+    assert len(shown) == 0  # as here, where nothing is interactive
+    with plt.ion():
+        history(fitted())
+        assert len(shown) == 1
+        _, ax = plt.subplots()
+        history(fitted(), ax=ax)
+        history(fitted(), show=False)
+        assert len(shown) == 1
+        history(fitted(), ax=ax, show=True)
+        assert len(shown) == 2
+    plt.close("all")
+
+
 def test_pictures_of_images() -> None:
     import matplotlib.pyplot as plt
 
