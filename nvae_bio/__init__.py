@@ -8,9 +8,10 @@ In a notebook, `NVAE` is the whole way; `nvae_bio.tl` and `nvae_bio.pl` work on 
     nvae_bio.pl.kl_heatmap(report)
     nvae_bio.describe(adata)  # what each key is that was added
 
-The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
+The steps in memory, from AnnData to AnnData, with settings of `nvae_bio.config`; heavy libraries load with the first
+use of a name:
 
-    prepared = nvae_bio.prepare_data(settings, adata)
+    prepared = nvae_bio.prepare_data(dataset, adata)
     trained = nvae_bio.train_model(prepared, settings)
     embedded = nvae_bio.embed_data(prepared, trained)
     base = nvae_bio.train_model(prepared, settings.base)
@@ -27,7 +28,7 @@ The steps in memory, from AnnData to AnnData; heavy libraries load with the firs
     html = nvae_bio.build_page(results)
     nvae_bio.export_tables([embedded], report.factors, report.embedded)
 
-Counts larger than memory: `nvae_bio.prepare.prepare(settings, output, store)`, and `open_store(store)` as `prepared`.
+Counts larger than memory: `nvae_bio.prepare.prepare(dataset, output, store)`, and `open_store(store)` as `prepared`.
 Data with a known truth: `simulate_counts`, `simulate_images`, `simulate_sounds`; `audio_features` of sounds.
 """
 
