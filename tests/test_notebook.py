@@ -74,7 +74,7 @@ def test_embedding_goes_into_the_slots_of_the_samples_as_they_came() -> None:
 
 def test_a_repr_says_what_there_is() -> None:
     said = repr(make())
-    assert "180 samples × 60 features, 3 classes (c0, c1, c2)" in said
+    assert said.startswith("NVAE of counts: 180 samples × 60 features\n    3 classes: c0, c1, c2\n")
     assert "S = 3 shared dims, K = 2 of each class" in said
     assert "seeds 0, 1: not fitted, call fit()" in said
     assert "fitted, best epochs" in repr(fitted())
@@ -177,7 +177,7 @@ def test_plots_draw_where_they_are_told_and_return_axes(tmp_path: Path) -> None:
     assert (tmp_path / "all.png").stat().st_size > 20_000
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == list(report.factors.obs_names)
     assert name in axes[1].get_title()
-    assert axes[2].get_title() == "shared 0 in c1"
+    assert axes[2].get_title() == "shared dim 0 in c1, seed 0"  # not the name of a factor of the report
     adata = raw_counts(n_per_class=60)
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(180, 2))
     adata.obsm["X_umap"][3] = np.nan  # not laid out
