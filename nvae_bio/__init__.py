@@ -7,7 +7,8 @@ In a notebook, `NVAE` is the whole way; `nvae_bio.tl` and `nvae_bio.pl` work on 
     report = model.factors()
     nvae_bio.pl.kl_heatmap(report)
 
-`nvae_bio.datasets` has data to start with. The steps in memory, from AnnData to AnnData; heavy libraries load with the first use of a name:
+`nvae_bio.datasets` has data to start with. The steps in memory, from AnnData to AnnData; heavy libraries load with the
+first use of a name:
 
     prepared = nvae_bio.prepare_data(settings, adata)
     trained = nvae_bio.train_model(prepared, settings)

@@ -34,9 +34,9 @@ def pbmc68k() -> AnnData:
     """700 blood cells × 765 genes (Zheng et al. 2017), a part of the data that scanpy comes with, as raw counts.
 
     Returns:
-        X: counts, CSR float32, exact. obs: `bulk_labels`, the ten published labels; `label`, six classes made of nine of
-        them, missing in the 13 CD34+ cells, which are too few for a class; `phase` of the cell cycle; `library`, all
-        counts of the cell over all genes of the experiment, of which the file has a choice (`library_key` of `NVAE`).
+        X: counts, CSR float32, exact. obs: `bulk_labels`, the ten published labels; `label`, six classes made of nine
+        of them, missing in the 13 CD34+ cells, which are too few for a class; `phase` of the cell cycle; `library`, all
+        counts of the cell over all genes of the experiment, of which the file has a choice (`library_key`).
 
     Raises:
         UserError: another version of scanpy's file, from which exact counts cannot be had.

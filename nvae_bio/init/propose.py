@@ -143,7 +143,9 @@ def _matrix(proposal: Proposal, looks: Sequence[Look], n: int, memory: int | Non
         proposal.dataset.pop("transpose", None)
         proposal.because("kind", "if these are log-normalised counts, look for a file with the raw ones: kind counts")
         if looks[0].form != "a table":
-            proposal.undecided.append("kind: no matrix holds counts; log-normalised ones will not do, find the raw ones")
+            proposal.undecided.append(
+                "kind: no matrix holds counts; log-normalised ones will not do, find the raw ones"
+            )
         return
     if n_features <= 1.5 * TOP_GENES:
         proposal.dataset["n_top_genes"] = None
