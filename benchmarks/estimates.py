@@ -55,12 +55,12 @@ SECONDS = 3.0  # of a trial
 KANG = "kang_muscat_ctrl_stim/kang_muscat_ctrl_stim.h5ad"
 PLOTS = {  # the option that tells rules which draw from each other
     "--data": "plot_figures", "--scores": "plot_pages", "--embedded": "plot_embedding", "--samples": "plot_images",
-    "--swaps": "plot_swaps", "--evaluation": "plot_scores",
+    "--swaps": "plot_swaps", "--evaluation": "plot_scores", "--changed": "plot_change",
 }  # fmt: skip
 RULES = {
     "prepare": "prepare_data", "simulate": "simulate_data", "embed": "embed_data", "audit": "audit_labels",
     "null": "refit_null", "power": "plant_programmes", "factors": "report_factors", "suggest": "suggest_settings",
-    "evaluate": "evaluate_run",
+    "evaluate": "evaluate_run", "counterfactual": "change_samples", "query": "map_query", "page": "build_page",
 }  # fmt: skip
 
 

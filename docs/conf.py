@@ -28,6 +28,8 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"nvae-bio {release}"
+html_static_path = ["_static"]
+html_css_files = ["notebook.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 4

@@ -8,8 +8,8 @@ In a notebook, `NVAE` is the whole way; `nvae_bio.tl` and `nvae_bio.pl` work on 
     nvae_bio.pl.kl_heatmap(report)
     nvae_bio.describe(adata)  # what each key is that was added
 
-The steps in memory, from AnnData to AnnData, with settings of `nvae_bio.config`; heavy libraries load with the first
-use of a name:
+`nvae_bio.datasets` has data to start with. The steps in memory, from AnnData to AnnData, with settings of
+`nvae_bio.config`; heavy libraries load with the first use of a name:
 
     prepared = nvae_bio.prepare_data(dataset, adata)
     trained = nvae_bio.train_model(prepared, settings)
@@ -133,7 +133,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("pl", "tl")
+_MODULES = ("datasets", "pl", "tl")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ nvae_bio.pl.umap(adata, color="nvae_label")
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,8 @@ from nvae_bio.data.names import listed
 from nvae_bio.embed import embed_data
 from nvae_bio.errors import UserError
 from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors
-from nvae_bio.generate import generate_samples, traverse_factors
+from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
+from nvae_bio.page import RunResults, build_page
 from nvae_bio.prepare import prepare_data
 from nvae_bio.query import map_query
 from nvae_bio.train import train_models
@@ -53,7 +55,8 @@ class NVAE:
     The same settings and seeds give the same results as the workflow's, to the bit: it calls the same functions.
 
     Args:
-        adata: samples × features: raw counts, pixels in [0, 1] or features; `embed` adds to it.
+        adata: samples × features: raw counts, pixels in [0, 1] or features; `embed` adds to it. Or a file or folder of
+            samples, in any form that a config's `paths` takes.
         label_key: column of obs with the class of each sample.
         kind: of the data.
         batch_key, donor_key, condition_key: columns of obs.
@@ -61,10 +64,10 @@ class NVAE:
         seeds: one model is trained for each.
         dataset: further keys of a data set, as in a config.
         settings: parts of a run, as in a config: `model`, `training`, `embedding`, `report`, `audit`, `power`,
-            `generation`.
+            `generation`, `page`.
 
     Attributes:
-        adata: as given.
+        adata: as given; of a file a copy of `prepared`.
         prepared: what is trained on.
         settings: of the run.
         models: one a seed, after `fit`.
@@ -76,7 +79,7 @@ class NVAE:
 
     def __init__(
         self,
-        adata: AnnData,
+        adata: AnnData | str | Path,
         label_key: str = "label",
         *,
         kind: Literal["counts", "images", "features"] = "counts",
@@ -93,11 +96,13 @@ class NVAE:
         values |= {key: value for key, value in keys.items() if value is not None}
         if layer is not None:
             values["matrix"] = "raw" if layer == "raw" else f"layers/{layer}"
-        self.adata = adata
+        if not isinstance(adata, AnnData):
+            values["paths"] = str(adata)
         self.dataset: Dataset = read_dataset(values | dict(dataset or {}), "NVAE")
         run = parse_settings({"dataset": "data", "seeds": list(seeds), **settings}, RunSettings, "NVAE")
         self.settings: RunSettings = run.for_kind(kind)
-        self.prepared: AnnData = prepare_data(self.dataset, adata)
+        self.prepared: AnnData = prepare_data(self.dataset, adata if isinstance(adata, AnnData) else None)
+        self.adata: AnnData = adata if isinstance(adata, AnnData) else self.prepared.copy()
         self.models: dict[int, TrainedModel] = {}
         self.report: FactorReport | None = None
         self._embedded: dict[int, AnnData] = {}
@@ -106,14 +111,14 @@ class NVAE:
         model, classes = self.settings.model, list(self.prepared.obs[schema.LABEL].cat.categories)
         epochs = [str(one.card.best_epoch) for one in self.models.values()]
         lines = [
-            f"NVAE of {self.dataset.kind}: {self.prepared.n_obs} samples × {self.prepared.n_vars} features, "
-            f"{len(classes)} classes ({listed(classes, limit=4)})",
+            f"NVAE of {self.dataset.kind}: {self.prepared.n_obs} samples × {self.prepared.n_vars} features",
+            f"    {len(classes)} classes: {listed(classes, limit=4)}",
             f"    {model.variant}: S = {model.n_shared} shared dims, K = {model.n_private} of each class",
             f"    seeds {listed(self.settings.seeds, limit=6)}: "
             + (f"fitted, best epochs {', '.join(epochs)}" if epochs else "not fitted, call fit()"),
         ]
         if self.report is not None:
-            lines += [f"    {line}" for line in self.report.lines[:1]]
+            lines.append(textwrap.indent(repr(self.report), "    "))
         return "\n".join(lines)
 
     @property
@@ -214,6 +219,32 @@ class NVAE:
         """Each factor of the first seed's model from low to high, in each class (`nvae_bio.traverse_factors`)."""
         return traverse_factors(self.model, self.prepared, self.settings.generation)
 
+    def page(self, file: str | Path) -> None:
+        """Write `report.html` of the workflow: the whole run on one page that any browser opens without a network.
+
+        Args:
+            file: .html, written whole or not at all; its name without the ending is the title.
+
+        Raises:
+            UserError: `factors` was not called.
+        """
+        if self.report is None:
+            raise UserError("NVAE: no factor report; call factors() first")
+        model, drawing, drawn = self.model, self.settings.generation, {}
+        if self.dataset.kind == "images":
+            drawn = {"samples": self.generate(), "traversals": self.traverse()}
+            drawn["interpolations"] = interpolate_samples(model, self.prepared, drawing)
+            if model.network.uses_label:
+                drawn["swaps"] = swap_classes(model, self.prepared, drawing)
+        models, embedded = self._fitted().values(), self.embed(write=False)
+        results = RunResults(
+            self.prepared, self.report.factors, self.report.embedded, embedded, [one.card for one in models],
+            [one.history for one in models], generated=drawn,
+        )  # fmt: skip
+        text = build_page(results, self.settings.page, Path(file).stem)
+        with atomic_path(Path(file)) as part:
+            part.write_text(text, encoding="utf-8")
+
     def save(self, folder: str | Path) -> None:
         """Write the prepared data, the settings, the models and the report; the folder is made, files are replaced.
 
@@ -244,7 +275,7 @@ class NVAE:
 
         Args:
             folder: of `save`.
-            adata: the samples that `embed` adds to; None: the prepared ones.
+            adata: the samples that `embed` adds to; None: a copy of the prepared ones.
 
         Raises:
             UserError: a file is missing or broken.
@@ -259,7 +290,7 @@ class NVAE:
         found.dataset, found.prepared = read_dataset(dataset, str(folder / RUN)), read_prepared(folder / PREPARED)
         found.settings = parse_settings(run, RunSettings, str(folder / RUN))
         found.adata, found.report, found._embedded, found.models = (
-            found.prepared if adata is None else adata,
+            found.prepared.copy() if adata is None else adata,
             None,
             {},
             {},

@@ -61,7 +61,9 @@ def umap(
     shown = adata[np.isfinite(np.asarray(adata.obsm[basis])).all(1)].copy()  # scanpy writes colours into it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)  # of matplotlib, about what scanpy calls
-        drawn: Axes | list[Axes] | None = sc.pl.embedding(shown, basis, color=color, ax=ax, show=False, **options)
+        drawn: Axes | list[Axes] | None = sc.pl.embedding(
+            shown, basis.removeprefix("X_"), color=color, ax=ax, show=False, **options
+        )
     axes = plt.gcf().axes if drawn is None else drawn
     _finish(axes[0] if isinstance(axes, list) else axes, _shows(show, ax), save)
     return axes
@@ -115,12 +117,14 @@ def factor(
     if name not in factors.obs_names:
         raise UserError(f"pl.factor: no factor {name!r}; allowed: {listed(factors.obs_names)}")
     row, model = factors.obs_names.get_loc(name), factors.uns[schema.MODEL]
-    show, ax = _shows(show, ax), _axes(ax, (4, 0.2 * min(2 * n_top, factors.n_vars) + 1))
-    if model["kind"] == "images":
+    is_picture = model["kind"] == "images"
+    show, ax = _shows(show, ax), _axes(ax, (4, 3.2 if is_picture else 0.2 * min(2 * n_top, factors.n_vars) + 1))
+    if is_picture:
         image = plot_effect(ax, np.asarray(factors.X[row]), [int(size) for size in model["image_shape"]])
         plt.colorbar(image, ax=ax, label=str(model["effect_unit"]))
     else:
         plot_bars(ax, factors, row, n_top)
+        ax.tick_params(axis="y", labelsize=8)
         ax.set_xlabel(f"effect ({model['effect_unit']})")
     ax.set_title(f"{name}: {factors.obs['outcome'].iloc[row]}")
     return _finish(ax, show, save)
@@ -172,7 +176,7 @@ def traversal(
         table = pd.DataFrame(scaled[:, top].T, index=part.var_names[top], columns=[f"{v:g}" for v in values])
         show, ax = _shows(show, ax), _axes(ax, (0.4 * len(values) + 3, 0.22 * n_top + 1))
         _heatmap(ax, table, EFFECT_CMAP, "decoded mean, of its own range", (-1, 1))
-    ax.set(title=f"{kind} {dim} in {label}", xlabel="value (prior SD)")
+    ax.set(title=f"{kind} dim {dim} in {label}, seed {model.settings.seeds[0]}", xlabel="value (prior SD)")
     return _finish(ax, show, save)
 
 
@@ -199,6 +203,7 @@ def history(
         raise UserError(f"pl.history: no term {term!r}; allowed: {listed(table.columns)}")
     show, ax = _shows(show, ax), _axes(ax, (5, 3.2))
     sns.lineplot(table, x="epoch", y=term, hue=table["seed"].astype(str), style="split", ax=ax, errorbar=None)
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     ax.set_ylabel(f"{term} (nats)")
     return _finish(ax, show, save)
 

@@ -256,12 +256,14 @@ def _what_failed(failed: list[tuple[str, str]], folder: Path) -> str:
 
 
 def _places(settings: WorkflowSettings, call: Call) -> list[str]:
-    """What lies where, of what is there."""
-    found = [call.folder / REPORT] if call.report else []
+    """What lies where, of what is there: the page of each run first, Snakemake's report last."""
+    found = []
     if settings.study is not None:
         found += [
             call.folder / settings.study.folder / f"{settings.study.name}{end}" for end in (".md", ".csv", ".png")
         ]
     else:
-        found += [call.folder / "results" / name for name in settings.runs]
+        folders = [call.folder / "results" / name for name in settings.runs]
+        found += [*(folder / REPORT for folder in folders), *folders]
+    found += [call.folder / REPORT] if call.report else []
     return [f"{path}/" if path.is_dir() else str(path) for path in found if path.exists()]

@@ -235,6 +235,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
     assert (found["train_model"], found["refit_null"], found["plant_programmes"]) == (2, 3, 2)
     assert "plot_images" not in found
     assert found["describe_model"] == 2
+    assert found["build_page"] == 1
 
 
 def test_the_coefficients_are_there_and_not_below_0() -> None:

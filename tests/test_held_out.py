@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from nvae_bio import embed_data, train_model
+from nvae_bio import embed_data, refit_null, train_model
 from nvae_bio.config import ModelSettings
 from nvae_bio.data.samples import to_samples
 from nvae_bio.train.calibration import TEMPERATURES, calibrate, calibration_error, cross_entropy, fit_temperature
@@ -155,3 +155,8 @@ def test_training_warns_of_empty_blocks_once_a_seed(caplog: pytest.LogCaptureFix
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(lines) == 1
     assert lines[0].startswith("seed 7: all private blocks are empty: at most 0.0")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "nvae_bio"):  # data of a null have no factor, so that nothing is amiss
+        base = train_model(prepared_features(), fit_settings(3).base)
+        refit_null(prepared_features(), base, fit_settings(12, beta_private=200.0), "no_factor")
+    assert not [record for record in caplog.records if "empty" in record.getMessage()]

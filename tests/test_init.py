@@ -196,6 +196,23 @@ def test_log_normalised_values_alone_are_features_and_it_says_why(tmp_path: Path
     assert proposal.dataset["kind"] == "features"
     assert "not whole" in text
     assert "look for a file with the raw ones" in text
+    assert any(line.startswith("kind: no matrix holds counts") for line in proposal.undecided)
+    _, of_table = propose_config([_features(tmp_path, "wine.csv")])  # measurements, as a rule
+    assert not of_table.undecided
+
+
+@pytest.mark.parametrize(("side", "is_small"), [(8, True), (40, False)])
+def test_small_pictures_have_no_penalty_on_z_s(side: int, is_small: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.zeros((1600, side, side), np.uint8), label=np.arange(1600) % 4)
+    text, proposal = propose_config([tmp_path / "a.npz"])
+    assert (proposal.run.get("model", {}).get("independence") == "none") == is_small
+    assert ("would leave z_s little" in " ".join(text.split())) == is_small
+
+
+def test_the_next_commands_are_those_of_an_installed_package(tmp_path: Path) -> None:
+    text, _ = propose_config([_h5ad(tmp_path, "X")], "mine.yaml")
+    assert text.splitlines()[1] == "# Then: nvae-bio check mine.yaml, and nvae-bio run mine.yaml"
+    assert "\n      max_epochs: null\n" in text  # a line to edit
 
 
 def test_a_large_matrix_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

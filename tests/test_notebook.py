@@ -15,6 +15,7 @@ from anndata import AnnData
 import nvae_bio
 from nvae_bio import NVAE, schema
 from nvae_bio.errors import UserError
+from tests.pages import text_in, tree_of
 from tests.toys import CLASSES, fit_settings, raw_counts, raw_images
 
 FIT = json.loads(fit_settings(4, n_shared=3).model_dump_json())
@@ -74,7 +75,7 @@ def test_embedding_goes_into_the_slots_of_the_samples_as_they_came() -> None:
 
 def test_a_repr_says_what_there_is() -> None:
     said = repr(make())
-    assert "180 samples × 60 features, 3 classes (c0, c1, c2)" in said
+    assert said.startswith("NVAE of counts: 180 samples × 60 features\n    3 classes: c0, c1, c2\n")
     assert "S = 3 shared dims, K = 2 of each class" in said
     assert "seeds 0, 1: not fitted, call fit()" in said
     assert "fitted, best epochs" in repr(fitted())
@@ -112,11 +113,49 @@ def test_new_and_changed_samples() -> None:
         model.map_query(raw_counts(), {"errer": 1})
 
 
-def test_images_too() -> None:
+def test_a_page_of_the_run(tmp_path: Path) -> None:
+    model = fitted()
+    report = model.factors(0, progress=False)
+    model.page(tmp_path / "mine.html")
+    page = tree_of((tmp_path / "mine.html").read_text(encoding="utf-8"))
+    assert text_in(next(page.iter("h1"))) == "mine"
+    assert report.lines[2] in text_in(page)
+    assert repr(report).startswith(f"FactorReport of {report.factors.n_obs} factors × 60 features\n    ")
+    assert repr(report).splitlines()[1] in repr(model)
+    with pytest.raises(UserError, match="no factor report; call factors\\(\\) first"):
+        make().page(tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_a_file_serves_as_well_as_an_object(tmp_path: Path) -> None:
+    raw_counts(n_per_class=60).write_h5ad(tmp_path / "cells.h5ad")
+    settings = {"seeds": (0, 1), "donor_key": "donor", "dataset": {"n_top_genes": None}, **SETTINGS}
+    model = NVAE(tmp_path / "cells.h5ad", **settings).fit(progress=False)
+    assert model.prepared.uns["nvae_data"]["fingerprint"] == fitted().prepared.uns["nvae_data"]["fingerprint"]
+    for seed in (0, 1):
+        embedded = model.embed(seed)
+        assert list(model.adata.obs[schema.ELBO]) == list(embedded.obs[schema.ELBO]), seed
+    assert schema.ELBO not in model.prepared.obs
+    with pytest.raises(UserError, match=r"none\.h5ad: no such file or folder"):
+        NVAE("none.h5ad")
+
+
+def test_what_was_loaded_is_written_to_again(tmp_path: Path) -> None:
+    fitted().save(tmp_path / "run")
+    loaded = NVAE.load(tmp_path / "run")
+    for seed in (0, 1):
+        embedded = loaded.embed(seed)
+        assert list(loaded.adata.obs[schema.ELBO]) == list(embedded.obs[schema.ELBO]), seed
+
+
+def test_images_too(tmp_path: Path) -> None:
     model = NVAE(raw_images(), kind="images", seeds=[3], dataset={"image_shape": [1, 8, 8]}, **SETTINGS).fit(
         progress=False
     )
     assert model.embed().obsm[schema.SHARED].shape == (150, 3)
+    model.factors(0, progress=False)
+    model.page(tmp_path / "pictures.html")
+    assert 'id="drawn"' in (tmp_path / "pictures.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +216,7 @@ def test_plots_draw_where_they_are_told_and_return_axes(tmp_path: Path) -> None:
     assert (tmp_path / "all.png").stat().st_size > 20_000
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == list(report.factors.obs_names)
     assert name in axes[1].get_title()
-    assert axes[2].get_title() == "shared 0 in c1"
+    assert axes[2].get_title() == "shared dim 0 in c1, seed 0"  # not the name of a factor of the report
     adata = raw_counts(n_per_class=60)
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(180, 2))
     adata.obsm["X_umap"][3] = np.nan  # not laid out

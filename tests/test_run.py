@@ -215,6 +215,7 @@ def test_jobs_need_a_python_of_that_name(
 
 def test_a_run_and_its_report(fake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("results/digits").mkdir(parents=True)
+    Path("results/digits/report.html").touch()
     assert main(["run", "--example", "digits"]) == 0
     config = str(Path("resources/examples/digits.yaml").resolve())
     given = ["--configfile", config, "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path / "work")]
@@ -222,7 +223,7 @@ def test_a_run_and_its_report(fake: Path, tmp_path: Path, capsys: pytest.Capture
         [*given, "--cores", "all"],
         [*given, "--quiet", "all", "--report", "report.html"],
     ]
-    assert capsys.readouterr().out == "Results:\n  results/digits/\n"
+    assert capsys.readouterr().out == "Results:\n  results/digits/report.html\n  results/digits/\n"
     _, folder, path, _ = json.loads((fake / "calls").read_text().splitlines()[0])
     assert folder == str(tmp_path / "work")
     assert path.split(os.pathsep)[0] == str(Path(sys.executable).parent)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import anndata
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from nvae_bio.check.costs import jobs_of
 from nvae_bio.config import FitSettings, ModelSettings, QuerySettings, load_config, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +129,10 @@ def test_a_dry_run_of_every_config_has_the_jobs_it_should(config: Path, tmp_path
     expected |= {"train_base": sum(bool(run.refits) for run in settings.runs.values())}
     expected |= {"refit_null": sum(len(parts) for run in settings.runs.values() for parts in run.refits.values())}
     assert job_counts(done.stdout) == {rule: count for rule, count in expected.items() if count}
+    estimated = Counter({"prepare_data": len(used), "simulate_data": len(made), "all": 1})
+    for run in settings.runs.values():
+        estimated.update(jobs_of(run, settings.datasets[run.dataset].kind == "images", run.evaluation is not None))
+    assert job_counts(done.stdout) == +estimated
 
 
 @pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
@@ -182,6 +188,8 @@ def test_new_and_changed_samples_are_made_by_the_model_of_each_seed(tmp_path: Pa
     n_seeds = len(load_config(config).runs["digits"].seeds)
     assert job_counts(done.stdout)["map_query"] == n_seeds
     assert job_counts(done.stdout)["change_samples"] == job_counts(done.stdout)["plot_change"] == n_seeds
+    estimated = jobs_of(load_config(config).runs["digits"], is_image=True, is_evaluated=False)
+    assert estimated["map_query"] == estimated["change_samples"] == estimated["plot_change"] == n_seeds
     given = re.findall(r"nvae_bio query .*?--settings '(.*?)'", done.stdout, re.DOTALL)
     assert [load_settings(text, QuerySettings).error for text in given] == [0.2] * n_seeds
 

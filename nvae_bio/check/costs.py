@@ -154,6 +154,9 @@ def work(units: Units, facts: DataFacts, run: RunSettings, training: float) -> d
         "export_run": {},
         "describe_model": {},
         "map_query": {},
+        "change_samples": {},
+        "plot_change": {},
+        "build_page": {},
     }  # fmt: skip
 
 
@@ -189,7 +192,8 @@ def jobs_of(run: RunSettings, is_image: bool, is_evaluated: bool) -> dict[str, i
         "evaluate_run": int(is_evaluated), "plot_figures": 1, "plot_pages": 1, "plot_embedding": n,
         "plot_images": n * is_image, "plot_swaps": n * (is_image and labelled), "plot_scores": int(is_evaluated),
         "export_run": int(run.export is not None), "describe_model": n * (run.export is not None),
-        "map_query": n * len(run.queries),
+        "map_query": n * len(run.queries), "change_samples": n * len(run.counterfactuals),
+        "plot_change": n * len(run.counterfactuals), "build_page": int(run.page is not None),
     }  # fmt: skip
     return {rule: int(count) for rule, count in found.items() if count}
 

@@ -51,7 +51,9 @@ def _run_lines(checked: Checked, run: CheckedRun) -> Iterator[str]:
     yield f"run {run.name}: {len(run.settings.seeds)} seeds; {how}"
     jobs = [checked.preparations[run.settings.dataset], *run.jobs]
     rows = [_row(job, *_before(job, run)) for job in jobs]
-    yield from pd.DataFrame(rows).to_string(index=False).splitlines()
+    table = pd.DataFrame(rows)
+    shown = table.loc[:, (table != "").any()]  # no column of what ran before, where nothing did
+    yield from shown.to_string(index=False).splitlines()
 
 
 def _row(job: Job, before: str, before_mb: str) -> dict[str, object]:

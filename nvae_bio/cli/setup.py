@@ -81,7 +81,7 @@ def check(context: click.Context, config: Path, runs: tuple[str, ...], no_trial:
         click.echo(f"nvae-bio: {problem}", err=True)
     if checked.problems:
         context.exit(2)
-    click.echo(f"{config}: no problem found")
+    click.echo(f"{config}: no problem found; next: nvae-bio run {config}")
 
 
 @cli.command()

@@ -204,7 +204,7 @@ def detect(data: AnnData, settings: FitSettings, number: int, keeping: Keeping |
     Raises:
         UserError: settings do not fit the data, or a class has no held-out sample.
     """
-    trained = train_model(data, settings.alone, FIRST_SEED + number, progress=False, keeping=keeping)
+    trained = train_model(data, settings.alone, FIRST_SEED + number, progress=False, keeping=keeping, warn=False)
     samples = trained.card.samples_of(data)
     with reproducible(trained.card.settings.training.threads):
         encoded = encode(trained.network, samples, GAIN_DRAWS, number)

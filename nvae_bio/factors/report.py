@@ -69,6 +69,11 @@ class FactorReport:
     seeds: AnnData
     lines: list[str]
 
+    def __repr__(self) -> str:
+        said = next(line for line in self.lines if line and not line.startswith("#"))
+        head = f"FactorReport of {self.factors.n_obs} factors × {self.factors.n_vars} features"
+        return "\n    ".join([head, *said.split("; ")])
+
 
 @dataclass(frozen=True)
 class _Run:

@@ -34,6 +34,7 @@ MEMORY_SHARE = 0.5  # of the free memory from which on counts are read from the 
 FEW, MANY = 1_500, 20_000  # samples below which networks are small, and from which on batches are large
 RAW_LAYERS = ("counts", "raw_counts", "raw", "umi", "umis")
 LARGEST_SIDE = 96  # pixels of a side that the convolutions take
+SMALL_PICTURE = 400  # pixels below which the default of `independence` is too much
 TOP_GENES = int(CountsSettings.model_fields["n_top_genes"].default)
 
 
@@ -116,6 +117,13 @@ def _pictures(proposal: Proposal, looks: Sequence[Look], n: int) -> None:
     if min(height, width) >= 32:
         proposal.run["model"] = {"backbone": "conv"}
         proposal.because("model.backbone", f"convolutions, for pictures of {height} × {width} pixels")
+    if height * width < SMALL_PICTURE or n < FEW:
+        proposal.run.setdefault("model", {})["independence"] = "none"
+        proposal.because(
+            "model.independence",
+            "the weight that pictures have by default is for those of MNIST's size and thousands of them; it would "
+            "leave z_s little here",
+        )
     if any("label_paths" in note for look in looks for note in look.notes):
         proposal.undecided.append("label_paths: the labels of IDX files are not beside them; name their files")
 
@@ -134,6 +142,10 @@ def _matrix(proposal: Proposal, looks: Sequence[Look], n: int, memory: int | Non
     if kind == "features":
         proposal.dataset.pop("transpose", None)
         proposal.because("kind", "if these are log-normalised counts, look for a file with the raw ones: kind counts")
+        if looks[0].form != "a table":
+            proposal.undecided.append(
+                "kind: no matrix holds counts; log-normalised ones will not do, find the raw ones"
+            )
         return
     if n_features <= 1.5 * TOP_GENES:
         proposal.dataset["n_top_genes"] = None
@@ -249,12 +261,13 @@ def _class(proposal: Proposal, column: Column | None, looks: Sequence[Look]) -> 
 
 def _sizes(proposal: Proposal, n: int) -> None:
     """Settings that the number of samples asks for."""
+    proposal.run["training"] = {"max_epochs": None}
     if n < FEW:
         proposal.run.setdefault("model", {})["hidden"] = [32]
-        proposal.run["training"] = {"batch_size": 64}
+        proposal.run["training"]["batch_size"] = 64
         proposal.because("model.hidden", f"small, for {n:,} samples: a larger network fits noise")
     elif n > MANY:
-        proposal.run["training"] = {"batch_size": 256}
+        proposal.run["training"]["batch_size"] = 256
         proposal.because("training.batch_size", f"for {n:,} samples")
 
 

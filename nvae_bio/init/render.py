@@ -38,8 +38,9 @@ MOST_SHOWN = 6  # candidates of a role
 def render(proposal: Proposal, output: str) -> str:
     """The whole file."""
     lines = [
-        f"# Written by `nvae-bio init` {nvae_bio.__version__}; change what is wrong. Every key: config/README.md",
-        f"# Then: nvae-bio check {output}, and snakemake --cores 8 --configfile {output}",
+        f"# Written by `nvae-bio init` {nvae_bio.__version__}; change what is wrong.",
+        f"# Then: nvae-bio check {output}, and nvae-bio run {output}",
+        "# `nvae-bio run --list` ends with the place of a file that explains every key.",
     ]
     if proposal.undecided:
         lines += ["#", "# TO DECIDE", *_wrapped("- ", proposal.undecided)]

@@ -117,6 +117,7 @@ def train_model(
     *,
     progress: bool | None = None,
     keeping: Keeping | None = None,
+    warn: bool = True,
 ) -> TrainedModel:
     """Train on the training samples of a prepared data set; the object is not changed.
 
@@ -126,6 +127,7 @@ def train_model(
         seed: of the initial weights, batches and draws. Same seed, settings and machine: same bits.
         progress: a progress bar (True), plain log lines (False), or a bar on a terminal only (None).
         keeping: where checkpoints are kept (`train_models`).
+        warn: log where a latent is empty.
 
     Returns:
         The model with the weights of the epoch with the highest validation ELBO, and its history.
@@ -134,7 +136,7 @@ def train_model(
         UserError: settings do not fit the data, or the objective is not finite any more.
         Interrupted: a signal that `keeping` listens to.
     """
-    return train_models(prepared, settings, [seed], progress=progress, keeping=keeping)[0]
+    return train_models(prepared, settings, [seed], progress=progress, keeping=keeping, warn=warn)[0]
 
 
 def train_models(
@@ -145,6 +147,7 @@ def train_models(
     progress: bool | None = None,
     keeping: Keeping | None = None,
     ranks: Ranks = ALONE,
+    warn: bool = True,
 ) -> list[TrainedModel]:
     """Train one model for each seed, and read and pack the data once: each as `train_model` would alone.
 
@@ -159,6 +162,7 @@ def train_models(
         keeping: where checkpoints of the training are kept. If those of the same settings, seeds and data are there, it
             goes on from the newest, and its results have the same bits as without any stop. They stay when it ends.
         ranks: processes that train together, each called with the same arguments (`joined_ranks`).
+        warn: log where a latent is empty: not of data that are made to have no factor.
 
     Returns:
         One entry a seed.
@@ -203,6 +207,8 @@ def train_models(
             found = [held_out(network, data.samples, data.validation) for network in own]
         for network, seed, of_network in zip(own, group, found, strict=True):
             models.append(_outcome(card, settings, network, seed, group, epochs, of_network))
+            for line in empty_latents(of_network, settings.model) if warn else ():
+                logger.warning("seed %d: %s", seed, line)
     return models
 
 
@@ -253,9 +259,7 @@ def _outcome(
     epochs: Iterable[dict[int, Epoch]],
     found: HeldOut,
 ) -> TrainedModel:
-    """A trained network with its card and history; warns where a latent is empty."""
-    for line in empty_latents(found, settings.model):
-        logger.warning("seed %d: %s", seed, line)
+    """A trained network with its card and history."""
     own = [of_seed[seed] for of_seed in epochs if seed in of_seed]
     best = max(epoch.number for epoch in own if epoch.is_best)
     stacked = list(group) if len(group) > 1 else []
