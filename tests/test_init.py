@@ -246,6 +246,8 @@ def test_nothing_is_written_over_and_nothing_half_written(
     Path("config.yaml").write_text("mine\n")
     assert main(["init", path.name]) == 2
     assert "config.yaml: is there already; --force" in capsys.readouterr().err
+    assert main(["init", "none.h5ad"]) == 2
+    assert capsys.readouterr().err == "nvae-bio: none.h5ad: no such file or folder\n"
     assert Path("config.yaml").read_text() == "mine\n"
     assert main(["init", path.name, "--force"]) == 0
     assert load_config("config.yaml").runs

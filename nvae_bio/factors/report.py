@@ -345,7 +345,7 @@ def _notes(run: _Run, report: AnnData, power: pd.DataFrame | None, *, has_audits
     if power is None:
         said.append(
             ("power is on in the settings, but no plantings are given; " if is_power_on else "")
-            + "power was not measured: `inactive` says that nothing was called, not that a factor would have been found"
+            + 'power was not measured: "inactive" says that nothing was called, not that a factor would have been found'
         )
     return said
 

@@ -50,6 +50,9 @@ def init(paths: Sequence[Path], output: Path, force: bool = False) -> Proposal:
     Raises:
         UserError: as `propose_config`; or `output` is there already.
     """
+    missing = next((path for path in map(Path, paths) if not path.exists()), None)
+    if missing is not None:
+        raise UserError(f"{missing}: no such file or folder")
     if output.exists() and not force:
         raise UserError(f"{output}: is there already; --force writes over it, or name another --output")
     text, proposal = propose_config(paths, str(output))
