@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*command, folder / "doctrees", ROOT / "docs", folder / "html"],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs},
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr  # kernels write there, too
     return folder / "html"
 
 
