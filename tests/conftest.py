@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ matplotlib.use("Agg")
 # the same examples every time, and a slow machine is no error
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("house")
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # what a shell starts in the background ignores some, and so would all that tests call; handlers are not inherited
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 torch.set_num_threads(1)  # the same bits on every machine, and no worker takes another's core
 
 

@@ -287,18 +287,12 @@ def test_an_end_without_a_log_is_told(
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-def hear_signals() -> None:
-    """Undo what a shell does to commands in the background, which ignore SIGINT, and so would all that they call."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @contextmanager
 def started(*arguments: str, ready: Path) -> Iterator[subprocess.Popen[str]]:
     """`nvae-bio run` in the current folder, once there is a file that tells how far it is."""
     command = [sys.executable, "-m", "nvae_bio", "run", *arguments]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, preexec_fn=hear_signals) as process:
+    with subprocess.Popen(command, **pipes, text=True) as process:
         try:
             until = time.monotonic() + 300
             while not ready.exists():
