@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.pairs import exponent
+from nvae_bio.evaluate.study import fill_marked
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -222,11 +222,8 @@ SOURCES = {"exponents": "train", "plan": "scale_speed"}  # of a table with anoth
 def render(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     """The page with every table made anew."""
     for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         is_measured = (RESULTS / f"{SOURCES.get(name, name)}.csv").exists()
-        shown = table() if is_measured else "Not measured yet."
-        text, n_found = pattern.subn(rf"\g<1>\n{shown}\n\n\g<2>", text)
-        assert n_found == 1, name
+        text = fill_marked(text, name, table() if is_measured else "Not measured yet.")
     return text
 
 

@@ -18,8 +18,8 @@ from scipy import sparse
 from nvae_bio.cli import main
 from nvae_bio.config import CountsSettings, DatasetSettings, load_config
 from nvae_bio.data.look import SEEN_ROWS, SEEN_VALUES, not_counts, pieces
-from nvae_bio.data.look_files import look_at, sources_in
-from nvae_bio.errors import UserError
+from nvae_bio.data.look_files import FORMATS, look_at, sources_in
+from nvae_bio.errors import UserError, listed
 from nvae_bio.init import propose_config
 from nvae_bio.init.columns import candidates, look_at_columns, nesting
 from nvae_bio.init.propose import propose
@@ -247,7 +247,7 @@ def test_nothing_is_written_over_and_nothing_half_written(
     assert main(["init", path.name]) == 2
     assert "config.yaml: is there already; --force" in capsys.readouterr().err
     assert main(["init", "none.h5ad"]) == 2
-    assert capsys.readouterr().err == "nvae-bio: none.h5ad: no such file or folder\n"
+    assert capsys.readouterr().err == f"nvae-bio: none.h5ad: no such file or folder; expected {listed(FORMATS)}\n"
     assert Path("config.yaml").read_text() == "mine\n"
     assert main(["init", path.name, "--force"]) == 0
     assert load_config("config.yaml").runs

@@ -7,7 +7,6 @@ python tools/comparison_tables.py --check    exit code 1 where it is not up to d
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nvae_bio.evaluate.study import by_title, markdown, summary
+from nvae_bio.evaluate.study import by_title, fill_marked, markdown, summary
+from tools.generated import write_or_check
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "comparison.md"
@@ -156,29 +156,18 @@ def render(text: str) -> str:
         ValueError: the markers of a table are not there, once.
     """
     for name, table in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, n_found = pattern.subn(partial(_filled, table()), text)
-        if n_found != 1:
-            raise ValueError(f"{TARGET.name}: markers <!-- {name} --> … <!-- end --> are there {n_found} times")
+        text = fill_marked(text, name, table())
     return text
-
-
-def _filled(made: str, found: re.Match[str]) -> str:
-    return f"{found[1]}\n{made}\n\n{found[2]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    before = TARGET.read_text(encoding="utf-8")
-    after = render(before)
-    if parser.parse_args(arguments).check:
-        if before != after:
-            print("docs/comparison.md is not up to date: python tools/comparison_tables.py", file=sys.stderr)
-        return int(before != after)
-    TARGET.write_text(after, encoding="utf-8")
-    return 0
+    check = parser.parse_args(arguments).check
+    return write_or_check(
+        {TARGET: render(TARGET.read_text(encoding="utf-8"))}, "tools/comparison_tables.py", check=check
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from nvae_bio.config import (
     StudySettings,
     WorkflowSettings,
 )
+from tools.generated import write_or_check
 
 TARGET = Path(__file__).resolve().parent.parent / "config" / "README.md"
 HEAD = """\
@@ -190,15 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     args = parser.parse_args(argv)
-    text = render()
-    if not args.check:
-        TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{TARGET.name} is not up to date: run `python tools/config_reference.py`", file=sys.stderr)
-    return 1
+    return write_or_check({TARGET: render()}, "tools/config_reference.py", check=args.check)
 
 
 if __name__ == "__main__":

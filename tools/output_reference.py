@@ -18,6 +18,7 @@ from nvae_bio import schema
 from nvae_bio.schema.provenance import PROVENANCE, is_provenance
 from nvae_bio.schema.reference import KINDS
 from nvae_bio.schema.slot import Kind, Slot
+from tools.generated import write_or_check
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = (DOCS / "outputs.md", DOCS / "simulate.md")
@@ -98,14 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no page has the keys of {lacking[0]}: give it the two lines in {PAGES[0].name}", file=sys.stderr)
         return 1
     new = {page: render(text, page.name) for page, text in old.items()}
-    changed = [page for page in PAGES if new[page] != old[page]]
-    if not args.check:
-        for page in changed:
-            page.write_text(new[page], encoding="utf-8")
-        return 0
-    for page in changed:
-        print(f"{page.name} is not up to date: run `python tools/output_reference.py`", file=sys.stderr)
-    return 1 if changed else 0
+    return write_or_check(new, "tools/output_reference.py", check=args.check)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ def look_at(path: Path, labels: Path | None = None, keys: Collection[str] = ()) 
     Raises:
         UserError: no such file, of no known form, or unreadable.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; expected {listed(FORMATS)}")
+    check_there(path)
     name = path.name.lower()
     if IDX_NAME.search(name) and path.is_file():
         return look_into_idx(path, labels)
@@ -55,6 +54,16 @@ def look_at(path: Path, labels: Path | None = None, keys: Collection[str] = ()) 
     if path.is_dir():
         return look_into_pictures(path)
     raise UserError(f"{path}: unknown file ending; allowed: {listed(FORMATS)}")
+
+
+def check_there(path: Path) -> None:
+    """Refuse a path at which nothing is.
+
+    Raises:
+        UserError: it is such.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected {listed(FORMATS)}")
 
 
 def sources_in(paths: Iterable[Path]) -> list[Path]:

@@ -20,7 +20,6 @@ from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, say
 
 logger = logging.getLogger(__name__)
 
-MARKED = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 START = "# Study: {name}\n\n<!-- table -->\n<!-- end -->\n\n![Scores of every seed]({figure})\n"
 DIGITS = 6  # of a value in the table
 
@@ -114,9 +113,26 @@ def page_text(before: str | None, table: pd.DataFrame, name: str) -> str:
         UserError: the markers are not there, once.
     """
     text = START.format(name=name, figure=f"{name}.png") if before is None else before
-    text, n_found = MARKED.subn(lambda found: f"{found[1]}\n{markdown(table)}\n\n{found[2]}", text)
+    try:
+        return fill_marked(text, "table", markdown(table))
+    except ValueError as error:
+        raise UserError(f"{name}.md: {error}") from None
+
+
+def marked(name: str) -> re.Pattern[str]:
+    """What stands from the line `<!-- NAME -->` of a page to its `<!-- end -->`."""
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill_marked(text: str, name: str, made: str) -> str:
+    """A page with `made` between its lines `<!-- NAME -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: these are not there, once.
+    """
+    text, n_found = marked(name).subn(lambda found: f"{found[1]}\n{made}\n\n{found[2]}", text)
     if n_found != 1:
-        raise UserError(f"{name}.md: the lines <!-- table --> and <!-- end --> are there {n_found} times; needed: once")
+        raise ValueError(f"the lines <!-- {name} --> and <!-- end --> are there {n_found} times; needed: once")
     return text
 
 

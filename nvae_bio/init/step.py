@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nvae_bio.config import WorkflowSettings, load_config
 from nvae_bio.data.atomic import atomic_path
-from nvae_bio.data.look_files import look_at, sources_in
+from nvae_bio.data.look_files import check_there, look_at, sources_in
 from nvae_bio.errors import UserError
 from nvae_bio.init.propose import Proposal, propose
 from nvae_bio.init.render import render
@@ -50,9 +50,8 @@ def init(paths: Sequence[Path], output: Path, force: bool = False) -> Proposal:
     Raises:
         UserError: as `propose_config`; or `output` is there already.
     """
-    missing = next((path for path in map(Path, paths) if not path.exists()), None)
-    if missing is not None:
-        raise UserError(f"{missing}: no such file or folder")
+    for path in paths:
+        check_there(path)
     if output.exists() and not force:
         raise UserError(f"{output}: is there already; --force writes over it, or name another --output")
     text, proposal = propose_config(paths, str(output))
