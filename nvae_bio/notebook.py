@@ -96,13 +96,14 @@ class NVAE:
         values |= {key: value for key, value in keys.items() if value is not None}
         if layer is not None:
             values["matrix"] = "raw" if layer == "raw" else f"layers/{layer}"
-        if not isinstance(adata, AnnData):
+        given = adata if isinstance(adata, AnnData) else None
+        if given is None:
             values["paths"] = str(adata)
         self.dataset: Dataset = read_dataset(values | dict(dataset or {}), "NVAE")
         run = parse_settings({"dataset": "data", "seeds": list(seeds), **settings}, RunSettings, "NVAE")
         self.settings: RunSettings = run.for_kind(kind)
-        self.prepared: AnnData = prepare_data(self.dataset, adata if isinstance(adata, AnnData) else None)
-        self.adata: AnnData = adata if isinstance(adata, AnnData) else self.prepared.copy()
+        self.prepared: AnnData = prepare_data(self.dataset, given)
+        self.adata: AnnData = self.prepared.copy() if given is None else given
         self.models: dict[int, TrainedModel] = {}
         self.report: FactorReport | None = None
         self._embedded: dict[int, AnnData] = {}
