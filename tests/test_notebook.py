@@ -193,7 +193,7 @@ def test_tools_write_slots() -> None:
     nvae_bio.tl.map_query(new, model, error=0.3)
     assert {"nvae_label", "nvae_set", "nvae_novel"} <= set(new.obs)
     assert new.obsm[schema.CLASS_PROBABILITY].shape == (60, 3)
-    assert list(new.obsm[schema.STRANGENESS].columns) == ["misfit", "ambiguity", "evidence", "position"]
+    assert list(new.obsm[schema.STRANGENESS].columns) == ["misfit", "distance", "isolation"]
     assert new.X.shape == (60, 60)
 
 

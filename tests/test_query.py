@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 from scipy.optimize import approx_fprime
 from scipy.special import log_softmax
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from nvae_bio import embed_data, load_model, map_query, prepare_data, save_model, schema, train_model
 from nvae_bio.cli import main
-from nvae_bio.config import CountsSettings, QuerySettings
+from nvae_bio.config import CountsSettings, QuerySettings, read_dataset
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
 from nvae_bio.query import Query, adapt_model, read_query, reference_query
 from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, conformal_p, novelty
+from nvae_bio.query.distance import Classed, Distances, training_distances
 from nvae_bio.query.score import Scores, score_query
 from nvae_bio.trained import TrainedModel
 from tests.toys import (
@@ -166,6 +170,78 @@ def test_a_class_never_seen_is_strange_and_known_ones_are_not() -> None:
         map_query(model, prepared, source[is_new].copy(), QuerySettings(novelty_level=0.05, max_novel=0.5))
 
 
+@pytest.mark.parametrize("kind", ["features", "images"])
+def test_a_class_never_seen_is_strange_whatever_the_samples_are(kind: str) -> None:
+    source, settings = RAW[kind](), {"kind": kind, "split": {"validation": 0.4}}
+    settings |= {"standardize": False} if kind == "features" else {"image_shape": [1, 8, 8]}
+    prepared = prepare_data(read_dataset(settings, "test"), source[source.obs["label"] != "c2"].copy())
+    model = train_model(prepared, fit_settings(30, n_shared=3))
+    mapped = map_query(model, prepared, source, QuerySettings(max_novel=1))
+    is_new = (mapped.obs[schema.LABEL] == "c2").to_numpy()
+    test = mapped.obs_names.isin(prepared.obs_names[prepared.obs["split"] == "test"])
+    rows = is_new | test
+    assert roc_auc_score(is_new[rows], mapped.obs[schema.NOVELTY][rows]) > 0.95
+    for way in ("distance", "isolation"):
+        assert roc_auc_score(is_new[rows], mapped.obsm[schema.STRANGENESS][way][rows]) > 0.95
+
+
+def classed(source: AnnData, model: TrainedModel) -> Classed:
+    """Cells with the classes that they have."""
+    obs = source.obs.assign(**{schema.LIBRARY: source.X.sum(1), schema.DONOR: "d0", schema.CONDITION: "low"})
+    prepared = AnnData(sparse.csr_matrix(source.X), obs=obs, var=source.var, uns={schema.DATA: {"kind": "counts"}})
+    label = pd.Categorical(obs[schema.LABEL], categories=model.card.classes).codes.astype(int)
+    return Classed(reference_query(prepared, model.card), label)
+
+
+def drawn(rng: np.random.Generator, n: int, programme: float = 0.0, depth: float = 1.0) -> AnnData:
+    """Cells of three classes; in those of the last class ten genes may be counted a little more often."""
+    rate = np.exp(np.random.default_rng(0).normal(size=(3, N_GENES)))
+    label = rng.integers(3, size=n)
+    rate = rate[label] * np.where((label == 2)[:, None] & (np.arange(N_GENES) % 6 == 0), 1 + programme, 1)
+    rate *= np.exp(0.2 * rng.normal(size=(n, 1)) * (np.arange(N_GENES) < 9))  # something that cells differ by
+    x = rng.poisson(depth * rng.uniform(100, 300, (n, 1)) * rate / rate.sum(1, keepdims=True)).astype(np.float32)
+    obs = pd.DataFrame({"label": [f"c{i}" for i in label]}, index=[f"s{i}" for i in range(n)])
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=[f"f{i}" for i in range(N_GENES)]))
+
+
+def test_of_many_training_samples_some_of_each_class_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, model = fitted()
+    whole = map_query(model, prepared, new_counts())
+    monkeypatch.setattr("nvae_bio.query.step.MAX_TRAIN", 150)
+    part = map_query(model, prepared, new_counts())
+    for way in ("distance", "isolation"):
+        pair = [one.obsm[schema.STRANGENESS][way] for one in (whole, part)]
+        assert not np.array_equal(*pair)
+        assert spearmanr(*pair).statistic > 0.6
+    assert np.array_equal(whole.obsm[schema.CLASS_PROBABILITY], part.obsm[schema.CLASS_PROBABILITY])
+
+
+def test_what_is_small_in_each_shows_in_many_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rng = trained("counts"), np.random.default_rng(1)
+    train, known = classed(drawn(rng, 1500), model), classed(drawn(rng, 800), model)
+    new = classed(drawn(rng, 300, programme=1.0), model)
+    told = {}
+    for together in ((15, 7, 3, 1), (1,)):
+        monkeypatch.setattr("nvae_bio.query.distance.TOGETHER", together)
+        _, found = training_distances(model, train, known, new)
+        told[together[0]] = [roc_auc_score(new.label == 2, way) for way in found]
+    assert min(told[15]) > 0.95
+    assert max(told[1]) < 0.75
+
+
+@pytest.mark.parametrize(("n", "depth"), [(1, 1), (4, 1), (20, 1), (400, 1), (400, 0.6), (400, 2)])
+def test_known_cells_are_as_near_as_reference_cells_however_few_and_deep(n: int, depth: float) -> None:
+    model, rng = trained("counts"), np.random.default_rng(2)
+    train, known = classed(drawn(rng, 1500), model), classed(drawn(rng, 800), model)
+    p = []
+    for _ in range(max(1, 24 // n)):
+        usual, found = training_distances(model, train, known, classed(drawn(rng, n, depth=depth), model))
+        p += [conformal_p(one, other) for one, other in zip(usual, found, strict=True)]
+    values = np.concatenate(p)
+    assert (values <= 0.05).mean() < 0.12
+    assert np.median(values) > 0.25
+
+
 def test_p_values_of_like_samples_are_uniform() -> None:
     rng = np.random.default_rng(0)
     known, asked = rng.normal(size=999), rng.normal(size=20_000)
@@ -184,9 +260,7 @@ def made_scores(n: int, seed: int, n_classes: int = 4, shift: float = 0.0) -> tu
     bound = 20 * (hot + rng.normal(size=(n, n_classes))) - 500
     posterior = score_query(_as_query(), trained("counts"), 1, 0).take(np.zeros(n, dtype=int)).posterior
     log_library = rng.normal(7, 0.3, n)
-    scores = Scores(
-        posterior, bound + 30 * log_library[:, None] - shift, log_softmax(sure, axis=1), sure.max(1), log_library
-    )
+    scores = Scores(posterior, bound + 30 * log_library[:, None] - shift, log_softmax(sure, axis=1), log_library)
     return scores, label
 
 
@@ -244,16 +318,17 @@ def test_a_class_of_few_reference_samples_can_be_kept_out_of_a_set() -> None:
 
 def test_each_way_of_being_strange_counts() -> None:
     (known, label), (asked, _) = made_scores(2000, 6), made_scores(500, 7)
-    log_prob, own = log_softmax(asked.class_log_prob, axis=1), log_softmax(known.class_log_prob, axis=1)
-    usual = Strangeness.of(known, own, known, label)
-    plain = Strangeness.of(asked, log_prob, known, label)
+    rng, likeliest = np.random.default_rng(8), asked.class_log_prob.argmax(1)
+    usual = Strangeness.of(known, known.class_log_prob.argmax(1), known, label, Distances(*rng.normal(size=(2, 2000))))
+    distances = Distances(*rng.normal(size=(2, 500)))
+    plain = Strangeness.of(asked, likeliest, known, label, distances)
     for way in Strangeness._fields:
         changed = plain._replace(**{way: np.full(500, 1e6)})
         more, p = novelty(changed, usual)
         assert (more >= novelty(plain, usual)[0]).all()
         assert np.median(p) < 0.1
     low, _ = made_scores(500, 7, shift=1000)  # the same samples with lower bounds
-    assert (Strangeness.of(low, log_prob, known, label).misfit > plain.misfit).all()
+    assert (Strangeness.of(low, likeliest, known, label, distances).misfit > plain.misfit).all()
     share = (novelty(plain, usual)[1] <= 0.05).mean()
     assert share == pytest.approx(0.05, abs=0.03)
 
@@ -289,7 +364,11 @@ def test_a_new_batch_is_unknown_until_the_model_adapts(tmp_path: Path) -> None:
     plain = map_query(model, prepared, new)
     adapted = map_query(model, prepared, new, QuerySettings(adapt=True, adapt_steps=150))
     assert adapted.obs[schema.ELBO].mean() > plain.obs[schema.ELBO].mean() + 5
-    assert adapted.obs[schema.NOVEL].mean() < plain.obs[schema.NOVEL].mean()
+    assert adapted.obs[schema.NOVEL].mean() < 0.05 < plain.obs[schema.NOVEL].mean()
+    far = [one.obsm[schema.STRANGENESS].mean() for one in (plain, adapted)]
+    for way in ("distance", "isolation"):
+        assert far[0][way] > 5
+        assert far[1][way] < 2
     assert accuracy(adapted) > 0.9
 
 
@@ -364,6 +443,8 @@ def test_what_else_is_refused() -> None:
     train = prepared[prepared.obs["split"] == "train"].copy()
     with pytest.raises(UserError, match="no labelled validation sample"):
         map_query(model, train, new_counts())
+    with pytest.raises(UserError, match="no labelled train sample; allowed: the prepared data set of the model"):
+        map_query(model, prepared[prepared.obs["split"] == "validation"].copy(), new_counts())
     logged = new_counts().copy()
     logged.X = np.log1p(logged.X)
     with pytest.raises(UserError, match="looks log-normalised"):

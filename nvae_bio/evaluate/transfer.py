@@ -76,8 +76,11 @@ def query_scores(trained: TrainedModel, adata: AnnData) -> dict[str, float]:
         query_novel_new: share of known and of new samples that is called novel at level .01.
     """
     known, new = asked_rows(adata)
-    reference = reference_query(adata[labelled(adata, "validation")].copy(), trained.card)
-    mapped = place_query(trained, reference, reference_query(adata[known | new].copy(), trained.card), QuerySettings())
+    train, reference, asked = (
+        reference_query(adata[rows].copy(), trained.card)
+        for rows in (labelled(adata, "train"), labelled(adata, "validation"), known | new)
+    )
+    mapped = place_query(trained, train, reference, asked, QuerySettings())
     is_new, label = new[known | new], mapped.obs[schema.LABEL].astype(str).to_numpy()
     probability, novelty = np.asarray(mapped.obsm[schema.CLASS_PROBABILITY]), mapped.obs[schema.NOVELTY].to_numpy()
     scores = transfer_scores(label, trained.card.classes, probability, novelty, is_new)

@@ -157,13 +157,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Inputs, covariates: Covariates | None = None) -> Tensor:
         """Log-probabilities, (batch, C)."""
-        return F.log_softmax(self.scores(x, covariates), dim=-1)
-
-    def scores(self, x: Inputs, covariates: Covariates | None = None) -> Tensor:
-        """What the log-probabilities are but for a number of each sample, (batch, C)."""
         offset = None if self.effect is None else self.effect(covariates)
-        scores: Tensor = self.logits(self.trunk(x, offset))
-        return scores
+        return F.log_softmax(self.logits(self.trunk(x, offset)), dim=-1)
 
 
 class NVAE(nn.Module):

@@ -62,13 +62,19 @@ def adapt_model(trained: TrainedModel, query: Query, settings: QuerySettings, se
     places = [_add_levels(one, len(new)) for one in _told_the_batch(network)]
     _widen_dispersion(network, len(new))
     adapted = TrainedModel(network, wider, trained.history)
-    rows = torch.from_numpy(np.flatnonzero(level.isin(new).to_numpy()))
+    rows = torch.from_numpy(np.flatnonzero(of_new_batches(query, card)))
     with reproducible(card.settings.training.threads):
         network.to(pick_device(card.settings.training.device))
         first, last = _fit(network, wider.samples_of(query.adata), rows, places[-1], settings.adapt_steps, seed)
         network.cpu().eval()
     logger.info("adapted to %s: bound %.2f → %.2f nats a sample", listed(new, limit=5), first, last)
     return adapted
+
+
+def of_new_batches(query: Query, card: ModelCard) -> np.ndarray:
+    """Which samples are of a batch that no training sample is of, (n,), bool."""
+    known = query.adata.obs[schema.BATCH].astype(str).isin(card.covariates.categorical[0].levels)
+    return np.asarray(~known)
 
 
 def _wider_card(card: ModelCard, batch: CategoricalCovariate, new: list[str]) -> ModelCard:

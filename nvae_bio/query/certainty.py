@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from nvae_bio.audit import adjusted_bound
+from nvae_bio.query.distance import Distances
 from nvae_bio.query.score import Scores
 
 RIDGE = 1e-3  # on the intercepts of classes, squared, a reference sample
@@ -111,36 +112,33 @@ class Strangeness(NamedTuple):
 
     Attributes:
         misfit: the bound of the likeliest class is low for a sample of that class and depth, standard deviations.
-        ambiguity: no class is likely, −log of the largest p(y|x), nats.
-        evidence: the classifier sees no class at all, −log Σ exp of its scores, nats.
-        position: z_s is far from where it is expected, its KL, nats.
+        distance: from the nearest class, with its like, as in `Distances`.
+        isolation: from all training samples, with its like, as in `Distances`.
     """
 
     misfit: np.ndarray
-    ambiguity: np.ndarray
-    evidence: np.ndarray
-    position: np.ndarray
+    distance: np.ndarray
+    isolation: np.ndarray
 
     @classmethod
-    def of(cls, asked: Scores, log_prob: np.ndarray, known: Scores, label: np.ndarray) -> Strangeness:
+    def of(
+        cls, asked: Scores, likeliest: np.ndarray, known: Scores, label: np.ndarray, distances: Distances
+    ) -> Strangeness:
         """Of samples, each under its likeliest class.
 
         Args:
             asked: scores of the samples.
-            log_prob: log p(y|x) of the same, (n, C).
+            likeliest: their likeliest classes, (n,).
             known: scores of the reference samples.
             label: their classes, (m,).
+            distances: of the samples.
         """
-        likeliest, misfit = log_prob.argmax(1), np.empty(len(log_prob))
+        misfit = np.empty(len(likeliest))
         for y in np.unique(likeliest):
             own = label == y
             own = own if own.sum() >= LEAST_OF_CLASS else np.ones(len(label), dtype=bool)
             misfit[likeliest == y] = _misfit(asked, likeliest == y, known, own, label, int(y))
-        return cls(misfit, -log_prob.max(1), -asked.evidence, asked.kl_shared)
-
-    def take(self, rows: np.ndarray) -> Strangeness:
-        """Of some samples."""
-        return Strangeness(*(way[rows] for way in self))
+        return cls(misfit, *distances)
 
     def p_values(self, known: Strangeness) -> np.ndarray:
         """Of each way, (n, ways), among the reference samples."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nvae_bio.data.batch import Batch
@@ -29,15 +28,12 @@ class Scores:
         posterior: q(z_s|x) (n, S) and q(z_c|x) (n, C, K).
         bound: on log p(x|y) of the measured features, nats, (n, C).
         class_log_prob: log q(y|x), at no temperature, (n, C).
-        evidence: log Σ exp of the classifier's scores, (n,): how much it sees of any class (Liu et al. 2020,
-            arXiv:2010.03759, eq. 4, whose energy is minus that).
         log_library: of counts, else None, (n,).
     """
 
     posterior: Posterior
     bound: np.ndarray
     class_log_prob: np.ndarray
-    evidence: np.ndarray
     log_library: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> Scores:
@@ -45,12 +41,7 @@ class Scores:
         places = torch.from_numpy(np.arange(len(self.bound))[rows])
         posterior = Posterior(*(DiagonalGaussian(one.mean[places], one.log_std[places]) for one in self.posterior))
         log_library = None if self.log_library is None else self.log_library[rows]
-        return Scores(posterior, self.bound[rows], self.class_log_prob[rows], self.evidence[rows], log_library)
-
-    @property
-    def kl_shared(self) -> np.ndarray:
-        """KL of z_s, nats, (n,)."""
-        return np.asarray(self.posterior.shared.kl().sum(-1).numpy(), dtype=float)
+        return Scores(posterior, self.bound[rows], self.class_log_prob[rows], log_library)
 
 
 @dataclass(frozen=True)
@@ -121,17 +112,16 @@ def score_query(query: Query, trained: TrainedModel, n_draws: int, seed: int) ->
         network.cpu()
     means_and_stds = [torch.cat([one.posterior[of][at] for one in parts]) for of in (0, 1) for at in (0, 1)]
     posterior = Posterior(DiagonalGaussian(*means_and_stds[:2]), DiagonalGaussian(*means_and_stds[2:]))
-    bound, class_log_prob, evidence = (
-        np.concatenate([getattr(one, name) for one in parts]) for name in ("bound", "class_log_prob", "evidence")
+    bound, class_log_prob = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("bound", "class_log_prob")
     )
     log_library = None if seen.library is None else seen.library.log().numpy()
-    return Scores(posterior, bound, class_log_prob, evidence, log_library)
+    return Scores(posterior, bound, class_log_prob, log_library)
 
 
 def _scores(network: NVAE, part: NVAE, filled: Batch, seen: Batch, n_draws: int, generator: torch.Generator) -> Scores:
     """Of a batch: `filled` for the encoder and the classifier, `seen` for the likelihood of what was measured."""
-    inputs = network.inputs(filled.x, filled.library)
-    posterior, scores = network.encoder(inputs, filled.covariates), network.classifier.scores(inputs, filled.covariates)
+    posterior, class_log_prob = network.infer(filled)
     bound = torch.zeros(filled.n, network.n_classes if network.uses_label else 1, device=filled.x.device)
     for _ in range(n_draws):
         noise = torch.randn(filled.n, network.n_shared + network.n_private, generator=generator, device=filled.x.device)
@@ -145,7 +135,6 @@ def _scores(network: NVAE, part: NVAE, filled: Batch, seen: Batch, n_draws: int,
     return Scores(
         Posterior(*(DiagonalGaussian(one.mean.cpu(), one.log_std.cpu()) for one in posterior)),
         bound.cpu().numpy().astype(float),
-        F.log_softmax(scores, dim=-1).cpu().numpy().astype(float),
-        scores.logsumexp(-1).cpu().numpy().astype(float),
+        class_log_prob.cpu().numpy().astype(float),
         None,
     )

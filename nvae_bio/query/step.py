@@ -16,8 +16,9 @@ from nvae_bio.config import QuerySettings
 from nvae_bio.data.files import read_prepared, write_anndata
 from nvae_bio.embed import latent_tables, provenance
 from nvae_bio.errors import UserError
-from nvae_bio.query.adapt import adapt_model
+from nvae_bio.query.adapt import adapt_model, of_new_batches
 from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, novelty
+from nvae_bio.query.distance import Classed, training_distances
 from nvae_bio.query.read import Query, read_query, reference_query
 from nvae_bio.query.score import Scores, score_query
 from nvae_bio.trained import TrainedModel, load_model
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 N_FOLDS = 5  # in which the probabilities of reference samples are foretold
 N_LISTED = 1000  # features that lack, by name
 LEAST = 10  # reference samples
+MAX_TRAIN = 20_000  # training samples that distances are taken from
 SEPARATOR = " | "  # between the classes of a set
 
 
@@ -44,7 +46,7 @@ def map_query(
 
     Args:
         trained: the model; told classes.
-        reference: the prepared data set of the model, or its validation part.
+        reference: the prepared data set of the model: its labelled training and validation samples are looked at.
         query: the new samples, in the form of the data set's source; None: those at `settings.paths`. Not changed.
         settings: the defaults if None.
         seed: of draws; the model's own if None.
@@ -58,23 +60,24 @@ def map_query(
 
     Raises:
         UserError: samples that cannot be read, of another kind, with too few of the features, or nearly all novel; a
-            model without classes; a reference without samples that did not train.
+            model without classes; a reference without samples that trained or without some that did not.
     """
     settings, card = settings or QuerySettings(), trained.card
-    known = reference_query(_did_not_train(reference, card.classes), card)
+    train, known = (reference_query(_labelled(reference, card.classes, of), card) for of in ("train", "validation"))
     asked = read_query(settings, known, card, query)
-    adata = place_query(trained, known, asked, settings, seed)
+    adata = place_query(trained, train, known, asked, settings, seed)
     _tell(adata, asked, settings)
     return adata
 
 
 def place_query(
-    trained: TrainedModel, known: Query, asked: Query, settings: QuerySettings, seed: int | None = None
+    trained: TrainedModel, train: Query, known: Query, asked: Query, settings: QuerySettings, seed: int | None = None
 ) -> AnnData:
     """What `map_query` returns, of samples that are read already, however many are novel.
 
     Args:
         trained: the model.
+        train: labelled training samples.
         known: labelled reference samples.
         asked: the new samples.
         settings: how they are placed.
@@ -86,9 +89,11 @@ def place_query(
     card, seed = trained.card, trained.card.seed if seed is None else seed
     if not trained.network.uses_label:
         raise UserError("the model is told no classes (variant 'vae'), so that none can be found; allowed: the others")
+    adapted = None
     if settings.adapt:
         trained = adapt_model(trained, asked, settings, seed)
-    known = known.masked(asked)
+        adapted = of_new_batches(asked, card)
+    train, known = train.masked(asked), known.masked(asked)
     if known.adata.n_obs < LEAST:
         raise UserError(f"the reference has {known.adata.n_obs} labelled validation samples; allowed: {LEAST} or more")
     of_known, of_asked = (score_query(one, trained, settings.n_draws, seed) for one in (known, asked))
@@ -97,16 +102,19 @@ def place_query(
             "%d reference samples are too few to call a sample novel at novelty_level %g; allowed: %.2g or more",
             known.adata.n_obs, settings.novelty_level, 1 / (1 + known.adata.n_obs),
         )  # fmt: skip
-    label = pd.Categorical(known.adata.obs[schema.LABEL].astype(str), categories=card.classes).codes.astype(int)
-    adata = asked.adata.copy()
+    label, adata = _codes(known, card.classes), asked.adata.copy()
     posterior, foretold = ClassPosterior.fit(of_known, label), _foretold(of_known, label)
     log_prob = posterior.log_prob(of_asked)
-    _write_latents(adata, of_asked, log_prob.argmax(1))
+    likeliest = [one.argmax(1) for one in (foretold, log_prob)]
+    _write_latents(adata, of_asked, likeliest[1])
     _write_classes(adata, np.exp(log_prob), of_asked, card.classes)
     p = class_p(np.exp(foretold), label, np.exp(log_prob), settings.error)
     _write_sets(adata, p, card.classes, settings.error)
-    strange, usual = (
-        Strangeness.of(scores, found, of_known, label) for scores, found in ((of_asked, log_prob), (of_known, foretold))
+    sets = [Classed(*one) for one in zip((known, asked), likeliest, strict=True)]
+    distances = training_distances(trained, Classed(train, _codes(train, card.classes)), sets[0], sets[1], adapted)
+    usual, strange = (
+        Strangeness.of(scores, found, of_known, label, far)
+        for scores, found, far in zip((of_known, of_asked), likeliest, distances, strict=True)
     )
     _write_novelty(adata, strange, usual, settings.novelty_level)
     adata.uns[schema.MODEL] = provenance(trained, seed) | {"calibrated": True}
@@ -114,12 +122,21 @@ def place_query(
     return adata
 
 
-def _did_not_train(reference: AnnData, classes: list[str]) -> AnnData:
-    """Validation samples with a class of the model."""
-    rows = (reference.obs[schema.SPLIT] == "validation") & reference.obs[schema.LABEL].astype(str).isin(classes)
-    if not rows.any():
-        raise UserError("the reference has no labelled validation sample; allowed: the prepared data set of the model")
-    return reference[rows.to_numpy()].copy()
+def _labelled(reference: AnnData, classes: list[str], part: str) -> AnnData:
+    """Samples of a part of the split with a class of the model; of training samples `MAX_TRAIN`, evenly of classes."""
+    label = reference.obs[schema.LABEL].astype(str).to_numpy()
+    rows = np.flatnonzero((reference.obs[schema.SPLIT] == part).to_numpy() & np.isin(label, classes))
+    if not len(rows):
+        raise UserError(f"the reference has no labelled {part} sample; allowed: the prepared data set of the model")
+    if part == "train" and len(rows) > MAX_TRAIN:
+        rows = np.random.default_rng(0).permutation(rows)
+        rows = np.sort(np.concatenate([rows[label[rows] == one][: MAX_TRAIN // len(classes)] for one in classes]))
+    return reference[rows].copy()
+
+
+def _codes(query: Query, classes: list[str]) -> np.ndarray:
+    """Index of the class of each sample, (n,)."""
+    return pd.Categorical(query.adata.obs[schema.LABEL].astype(str), categories=classes).codes.astype(int)
 
 
 def _foretold(scores: Scores, label: np.ndarray) -> np.ndarray:
