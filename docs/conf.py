@@ -1,6 +1,7 @@
 """Sphinx builds the site from this folder: `make docs`; the pages' code cells run while it is built."""
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -9,6 +10,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nvae_bio import __version__  # noqa: E402
+
+
+def _of_package() -> str:
+    """What the package's code hashes to."""
+    files = sorted((ROOT / "nvae_bio").rglob("*.py"))
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
 
 default_role = "code"  # of single backticks in docstrings
 project = "nvae-bio"
@@ -33,7 +41,8 @@ html_css_files = ["notebook.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 4
-nb_execution_mode = "cache"  # a cell runs again where its page changed
+nb_execution_mode = "cache"  # a cell runs again where its page or the package changed
+nb_execution_cache_path = str(ROOT / "docs" / "_build" / f".jupyter_cache-{_of_package()}")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
