@@ -19,7 +19,7 @@ from nvae_bio.prepare import prepare_data
 from tests.pages import text_in, tree_of
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+NOTEBOOKS = [path for path in sorted((ROOT / "docs").rglob("*.ipynb")) if "_build" not in path.parts]
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
