@@ -104,12 +104,17 @@ def test_every_page_of_the_site_is_in_a_toctree() -> None:
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of matplotlib, about what scanpy calls
 @pytest.mark.parametrize("page", of_language("python"))
-def test_python_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("nvae_bio.train.step.usual_epochs", lambda n_samples: 30)  # for 400 where a page names none
     names = names_in_memory()
+    before = {*names, *folder.rglob("*")}
     for block in blocks(page, "python"):
         code = "\n" * block.line + block.text  # a traceback has the line of the page
         exec(compile(code, str(ROOT / page), "exec"), names)
+    made = {*names, *folder.rglob("*")} - before - {"__builtins__"}
+    assert made or capsys.readouterr().out, f"{page}: its code makes and says nothing"
     plt.close("all")
 
 

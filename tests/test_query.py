@@ -21,6 +21,7 @@ from nvae_bio import embed_data, load_model, map_query, prepare_data, save_model
 from nvae_bio.cli import main
 from nvae_bio.config import CountsSettings, QuerySettings, read_dataset
 from nvae_bio.data.files import write_anndata
+from nvae_bio.data.samples import class_index
 from nvae_bio.errors import UserError
 from nvae_bio.query import Query, adapt_model, read_query, reference_query
 from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, conformal_p, novelty
@@ -189,8 +190,7 @@ def classed(source: AnnData, model: TrainedModel) -> Classed:
     """Cells with the classes that they have."""
     obs = source.obs.assign(**{schema.LIBRARY: source.X.sum(1), schema.DONOR: "d0", schema.CONDITION: "low"})
     prepared = AnnData(sparse.csr_matrix(source.X), obs=obs, var=source.var, uns={schema.DATA: {"kind": "counts"}})
-    label = pd.Categorical(obs[schema.LABEL], categories=model.card.classes).codes.astype(int)
-    return Classed(reference_query(prepared, model.card), label)
+    return Classed(reference_query(prepared, model.card), class_index(obs, model.card.classes))
 
 
 def drawn(rng: np.random.Generator, n: int, programme: float = 0.0, depth: float = 1.0) -> AnnData:

@@ -101,6 +101,11 @@ def sizes_of(obs: pd.DataFrame, size: str) -> pd.Series:
     return sizes
 
 
+def class_index(obs: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Index of the class of each sample, (n,), int64; -1 where it has none of these."""
+    return np.asarray(pd.Categorical(obs[schema.LABEL].astype(object), categories=list(classes)).codes, dtype=np.int64)
+
+
 def to_samples(
     prepared: AnnData | Store,
     classes: Sequence[str],
@@ -119,12 +124,11 @@ def to_samples(
     Raises:
         UserError: counts without that size.
     """
-    codes = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=list(classes)).codes
     is_counts, library = prepared.uns[schema.DATA]["kind"] == "counts", None
     if is_counts:
         library = torch.from_numpy(sizes_of(prepared.obs, size).to_numpy(np.float32).copy())
     told = covariates.read(prepared.obs) if covariates else None
-    label = torch.from_numpy(codes.astype(np.int64))
+    label = torch.from_numpy(class_index(prepared.obs, classes))
     if isinstance(prepared, Store):
         return Samples(prepared.matrix, label, library, told, Windows(prepared.matrix.block_rows))
     return Samples(pack(prepared.X, is_counts=is_counts), label, library, told)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.config import ConditionSettings
-from nvae_bio.data.samples import sizes_of
+from nvae_bio.data.samples import class_index, sizes_of
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.condition import Treated
 from nvae_bio.trained import TrainedModel
@@ -157,8 +156,7 @@ def expected_by(trained: TrainedModel, embedded: AnnData) -> Expected:
     trained.check_data(embedded)
     network, told = trained.network, trained.card.covariates
     own_block = embedded.obsm.get(schema.SPECIFIC, np.zeros((embedded.n_obs, network.n_private)))
-    codes = pd.Categorical(embedded.obs[schema.LABEL].astype(object), categories=trained.card.classes).codes
-    label = torch.from_numpy(codes.astype(np.int64))
+    label = torch.from_numpy(class_index(embedded.obs, trained.card.classes))
     size = sizes_of(embedded.obs, trained.card.settings.model.size).to_numpy(dtype=np.float32)
 
     def tensor(values: np.ndarray) -> Tensor:

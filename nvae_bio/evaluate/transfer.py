@@ -17,7 +17,7 @@ from nvae_bio.config import QuerySettings
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import labelled
 from nvae_bio.evaluate.decision import calibration_error
-from nvae_bio.query import SEPARATOR, place_query, reference_query
+from nvae_bio.query import SEPARATOR, place_query, reference_parts, reference_query
 from nvae_bio.trained import TrainedModel
 
 N_NEIGHBORS = 15
@@ -76,11 +76,8 @@ def query_scores(trained: TrainedModel, adata: AnnData) -> dict[str, float]:
         query_novel_new: share of known and of new samples that is called novel at level .01.
     """
     known, new = asked_rows(adata)
-    train, reference, asked = (
-        reference_query(adata[rows].copy(), trained.card)
-        for rows in (labelled(adata, "train"), labelled(adata, "validation"), known | new)
-    )
-    mapped = place_query(trained, train, reference, asked, QuerySettings())
+    asked = reference_query(adata[known | new].copy(), trained.card)
+    mapped = place_query(trained, *reference_parts(adata, trained.card), asked, QuerySettings())
     is_new, label = new[known | new], mapped.obs[schema.LABEL].astype(str).to_numpy()
     probability, novelty = np.asarray(mapped.obsm[schema.CLASS_PROBABILITY]), mapped.obs[schema.NOVELTY].to_numpy()
     scores = transfer_scores(label, trained.card.classes, probability, novelty, is_new)

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.config import PowerSettings
+from nvae_bio.data.samples import class_index
 from nvae_bio.errors import UserError
 
 
@@ -143,7 +144,7 @@ def plant(prepared: AnnData, settings: PowerSettings, fold_change: float, seed: 
     if not fold_change > 1:
         raise UserError(f"power.fold_changes: {fold_change:g}; allowed: above 1")
     rng, classes = np.random.default_rng((seed, 3)), [str(name) for name in prepared.uns[schema.DATA]["classes"]]
-    label = pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=classes).codes.astype(np.int64)
+    label = class_index(prepared.obs, classes)
     counts = sparse.csr_matrix(prepared.X, copy=True)
     mean = np.concatenate([np.asarray(counts[label == y].mean(axis=0)) for y in range(len(classes))])
     genes = choose_genes(mean, settings, rng)

@@ -19,6 +19,7 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
+from nvae_bio.data.samples import class_index
 from nvae_bio.factors.decide import check_null, is_sufficient, kind_of_null, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.reading import notes, read_factors
@@ -205,7 +206,7 @@ def _report_seed(
     rows = np.arange(len(table))
     table["kl"], table["kl_lower"], table["kl_upper"] = per_class[:, rows, shown]
     table["kl_class"] = [classes[index] for index in shown]
-    label = pd.Categorical(test.obs[schema.LABEL].astype(str), categories=classes).codes
+    label = class_index(test.obs, classes)
     usage = _usage(embedded, places, label)
     tested = _tested(usage, null, training_sizes(embedded.obs, classes), settings)
     q_by_class = _judge(table, tested, usage, classes, settings)

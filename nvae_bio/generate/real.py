@@ -12,17 +12,12 @@ from torch import Tensor
 
 from nvae_bio import schema
 from nvae_bio.config import GenerationSettings
-from nvae_bio.data.samples import sizes_of
+from nvae_bio.data.samples import class_index, sizes_of
 from nvae_bio.errors import UserError
 from nvae_bio.generate.draw import as_anndata
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE
 from nvae_bio.trained import TrainedModel
-
-
-def _classes_of(prepared: AnnData, trained: TrainedModel) -> np.ndarray:
-    """Index of the class of each sample, (n,); -1 where it has none of the model's."""
-    return np.asarray(pd.Categorical(prepared.obs[schema.LABEL].astype(object), categories=trained.card.classes).codes)
 
 
 def _chosen(
@@ -33,7 +28,7 @@ def _chosen(
     Raises:
         UserError: a sample that is not there or has no class, or no held-out sample of any class.
     """
-    label, names = _classes_of(prepared, trained), prepared.obs_names
+    label, names = class_index(prepared.obs, trained.card.classes), prepared.obs_names
     if settings.samples:
         place = names.get_indexer(settings.samples)
         for name, row in zip(settings.samples, place, strict=True):
@@ -54,7 +49,7 @@ def held_out_of_each(
     prepared: AnnData, trained: TrainedModel, n_per_class: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Rows of random held-out samples of each class, so many at most, class by class."""
-    label, test = _classes_of(prepared, trained), (prepared.obs[schema.SPLIT] == "test").to_numpy()
+    label, test = class_index(prepared.obs, trained.card.classes), (prepared.obs[schema.SPLIT] == "test").to_numpy()
     parts = [
         rng.permutation(np.flatnonzero(test & (label == y)))[:n_per_class] for y in range(len(trained.card.classes))
     ]
@@ -103,7 +98,8 @@ def interpolate_samples(
     """
     settings, seed = settings or GenerationSettings(), trained.card.seed if seed is None else seed
     trained.check_data(prepared)
-    rows, label = _chosen(prepared, trained, settings, 2 * settings.n_pairs, seed), _classes_of(prepared, trained)
+    rows = _chosen(prepared, trained, settings, 2 * settings.n_pairs, seed)
+    label = class_index(prepared.obs, trained.card.classes)
     pairs = _pairs(rows, label, bool(settings.samples))
     ends = [encoded_means(prepared, trained, np.array(side)) for side in zip(*pairs, strict=True)]
     steps = np.linspace(0, 1, settings.n_steps)
@@ -169,7 +165,8 @@ def swap_classes(
     model, classes = trained.network, trained.card.classes
     if not model.uses_label:
         raise UserError("generate: the decoder of variant 'vae' is told no class, so that none can be swapped")
-    rows, label = _chosen(prepared, trained, settings, settings.n_swapped, seed), _classes_of(prepared, trained)
+    rows = _chosen(prepared, trained, settings, settings.n_swapped, seed)
+    label = class_index(prepared.obs, trained.card.classes)
     source, target = np.repeat(rows, len(classes)), np.tile(np.arange(len(classes)), len(rows))
     with reproducible(trained.card.settings.training.threads):
         z = encoded_means(prepared, trained, rows).repeat_interleave(len(classes), dim=0)

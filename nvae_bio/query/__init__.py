@@ -3,7 +3,7 @@
 from nvae_bio.query.adapt import adapt_model
 from nvae_bio.query.certainty import conformal_p
 from nvae_bio.query.read import Query, read_query, reference_query
-from nvae_bio.query.step import SEPARATOR, map_query, place_query, query
+from nvae_bio.query.step import SEPARATOR, map_query, place_query, query, reference_parts
 
 __all__ = [
     "SEPARATOR",
@@ -14,5 +14,6 @@ __all__ = [
     "place_query",
     "query",
     "read_query",
+    "reference_parts",
     "reference_query",
 ]

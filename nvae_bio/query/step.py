@@ -14,6 +14,7 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.config import QuerySettings
 from nvae_bio.data.files import read_prepared, write_anndata
+from nvae_bio.data.samples import class_index
 from nvae_bio.embed import latent_tables, provenance
 from nvae_bio.errors import UserError
 from nvae_bio.query.adapt import adapt_model, of_new_batches
@@ -21,7 +22,7 @@ from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, novel
 from nvae_bio.query.distance import Classed, training_distances
 from nvae_bio.query.read import Query, read_query, reference_query
 from nvae_bio.query.score import Scores, score_query
-from nvae_bio.trained import TrainedModel, load_model
+from nvae_bio.trained import ModelCard, TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def map_query(
             model without classes; a reference without samples that trained or without some that did not.
     """
     settings, card = settings or QuerySettings(), trained.card
-    train, known = (reference_query(_labelled(reference, card.classes, of), card) for of in ("train", "validation"))
+    train, known = reference_parts(reference, card)
     asked = read_query(settings, known, card, query)
     adata = place_query(trained, train, known, asked, settings, seed)
     _tell(adata, asked, settings)
@@ -102,7 +103,7 @@ def place_query(
             "%d reference samples are too few to call a sample novel at novelty_level %g; allowed: %.2g or more",
             known.adata.n_obs, settings.novelty_level, 1 / (1 + known.adata.n_obs),
         )  # fmt: skip
-    label, adata = _codes(known, card.classes), asked.adata.copy()
+    label, adata = class_index(known.adata.obs, card.classes), asked.adata.copy()
     posterior, foretold = ClassPosterior.fit(of_known, label), _foretold(of_known, label)
     log_prob = posterior.log_prob(of_asked)
     likeliest = [one.argmax(1) for one in (foretold, log_prob)]
@@ -110,8 +111,9 @@ def place_query(
     _write_classes(adata, np.exp(log_prob), of_asked, card.classes)
     p = class_p(np.exp(foretold), label, np.exp(log_prob), settings.error)
     _write_sets(adata, p, card.classes, settings.error)
+    trained_on = Classed(train, class_index(train.adata.obs, card.classes))
     sets = [Classed(*one) for one in zip((known, asked), likeliest, strict=True)]
-    distances = training_distances(trained, Classed(train, _codes(train, card.classes)), sets[0], sets[1], adapted)
+    distances = training_distances(trained, trained_on, sets[0], sets[1], adapted)
     usual, strange = (
         Strangeness.of(scores, found, of_known, label, far)
         for scores, found, far in zip((of_known, of_asked), likeliest, distances, strict=True)
@@ -122,21 +124,22 @@ def place_query(
     return adata
 
 
-def _labelled(reference: AnnData, classes: list[str], part: str) -> AnnData:
-    """Samples of a part of the split with a class of the model; of training samples `MAX_TRAIN`, evenly of classes."""
-    label = reference.obs[schema.LABEL].astype(str).to_numpy()
-    rows = np.flatnonzero((reference.obs[schema.SPLIT] == part).to_numpy() & np.isin(label, classes))
-    if not len(rows):
-        raise UserError(f"the reference has no labelled {part} sample; allowed: the prepared data set of the model")
-    if part == "train" and len(rows) > MAX_TRAIN:
-        rows = np.random.default_rng(0).permutation(rows)
-        rows = np.sort(np.concatenate([rows[label[rows] == one][: MAX_TRAIN // len(classes)] for one in classes]))
-    return reference[rows].copy()
+def reference_parts(reference: AnnData, card: ModelCard) -> tuple[Query, Query]:
+    """Labelled training samples, `MAX_TRAIN` at most and evenly of classes, and labelled validation samples.
 
-
-def _codes(query: Query, classes: list[str]) -> np.ndarray:
-    """Index of the class of each sample, (n,)."""
-    return pd.Categorical(query.adata.obs[schema.LABEL].astype(str), categories=classes).codes.astype(int)
+    Raises:
+        UserError: none of the one or the other, or other features than the model's.
+    """
+    label, parts = class_index(reference.obs, card.classes), []
+    for part in ("train", "validation"):
+        rows = np.flatnonzero((reference.obs[schema.SPLIT] == part).to_numpy() & (label >= 0))
+        if not len(rows):
+            raise UserError(f"the reference has no labelled {part} sample; allowed: the prepared data set of the model")
+        if part == "train" and len(rows) > MAX_TRAIN:
+            rows, most = np.random.default_rng(0).permutation(rows), MAX_TRAIN // len(card.classes)
+            rows = np.sort(np.concatenate([rows[label[rows] == y][:most] for y in range(len(card.classes))]))
+        parts.append(reference_query(reference[rows].copy(), card))
+    return parts[0], parts[1]
 
 
 def _foretold(scores: Scores, label: np.ndarray) -> np.ndarray:
