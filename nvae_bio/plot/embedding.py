@@ -54,7 +54,7 @@ def plot_posterior(embedded: AnnData) -> Figure:
     for radius in (1, 2, 3):
         ax.add_patch(Circle((0, 0), radius, fill=False, color="black", linewidth=0.8, linestyle="--"))
     name = "z_s" if keys[0] == schema.SHARED else "own block"
-    ax.set(title=f"aggregate posterior of {name}; circles: prior", aspect="equal")
+    ax.set(title=f"aggregate posterior of {name}; circles: prior", aspect="equal", adjustable="datalim")
     ax.set(xlabel="principal axis 1", ylabel="principal axis 2")
     return figure
 
