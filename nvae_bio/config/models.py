@@ -65,6 +65,12 @@ class ModelSettings(Settings):
         description="`all`: eq. 7 as written, the KL of every block; `own`: only of the sample's own block; `pulled`: "
         "that, and the squares of mean and standard deviation of the others, as multiGroupVI has it",
     )
+    private_moments: Literal["prior", "free"] = Field(
+        "prior",
+        description="`prior`: when training ends, each private dim of a network decoder is shifted and scaled so that "
+        "over the training samples of its class it has the prior's mean and variance, and the decoder takes it back: "
+        "samples of the prior are better, and nothing else that is decoded changes; `free`: they stay as they come",
+    )
     classifier_weight: float = Field(
         1.0,
         ge=0,

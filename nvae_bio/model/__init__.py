@@ -15,6 +15,7 @@ from nvae_bio.model.moments import ClassSums, FeatureMoments
 from nvae_bio.model.nvae import NVAE, DiagonalGaussian, Pass, Posterior, build_nvae
 from nvae_bio.model.objective import ElboTerms, elbo_terms, kl_weight, unlabelled_bound
 from nvae_bio.model.stack import Stack, keep_models
+from nvae_bio.model.standard import is_free_to_scale, move_private
 
 __all__ = [
     "NVAE",
@@ -35,8 +36,10 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "build_nvae",
     "elbo_terms",
+    "is_free_to_scale",
     "keep_models",
     "kl_weight",
     "measured_part",
+    "move_private",
     "unlabelled_bound",
 ]

@@ -1,4 +1,4 @@
-"""Moments of the training samples, summed some samples at a time and in float64."""
+"""Moments of the training samples and of their posteriors, summed some samples at a time and in float64."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 from nvae_bio.data.batch import Batch
 from nvae_bio.data.samples import UNLABELED, Samples
-from nvae_bio.model import ClassSums, FeatureMoments
+from nvae_bio.model import NVAE, ClassSums, FeatureMoments
 from nvae_bio.model.kernels import log1p_scaled
 
 MOMENT_ROWS = 256  # samples at a time
+POSTERIOR_ROWS = 2048  # the same of posteriors
 
 
 def feature_moments(samples: Samples, rows: Tensor, n_classes: int) -> FeatureMoments:
@@ -28,6 +29,34 @@ def feature_moments(samples: Samples, rows: Tensor, n_classes: int) -> FeatureMo
         return FeatureMoments(len(rows), mean, var, None, by_class=by_class.sums)
     log_mean, log_var = logged.moments(len(rows))
     return FeatureMoments(len(rows), mean, var, library, log_mean, log_var.sqrt(), by_class.sums)
+
+
+@torch.no_grad()
+def private_moments(model: NVAE, samples: Samples, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the aggregate posterior of each private dim over the samples of its class.
+
+    The prior counts as one more sample, so that a class of few is near it, and one of none has its moments.
+
+    Args:
+        model: a trained one.
+        samples: all samples.
+        rows: labelled ones to take, (n,).
+
+    Returns:
+        Two of (blocks, K), float64.
+    """
+    device, shape = model.encoder.moments.weight.device, (model.n_blocks, model.n_private)
+    n = torch.ones(shape[0], 1, dtype=torch.float64, device=device)
+    total, square = torch.zeros(shape, dtype=n.dtype, device=device), torch.ones(shape, dtype=n.dtype, device=device)
+    for chunk in samples.chunks(POSTERIOR_ROWS, rows):
+        batch = chunk.to(device)
+        block = model.block(batch.label)
+        own = model.encoder(model.inputs(batch.x, batch.library), batch.covariates).own(block)
+        n.index_add_(0, block, torch.ones(len(block), 1, dtype=n.dtype, device=device))
+        total.index_add_(0, block, own.mean.double())
+        square.index_add_(0, block, own.square().double())
+    mean = total / n
+    return mean, (square / n - mean.square()).sqrt()
 
 
 class _Sums:

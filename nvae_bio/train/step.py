@@ -32,12 +32,12 @@ from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.data.store import Store, open_store
 from nvae_bio.errors import UserError
 from nvae_bio.machine import BATCH_SIZE, available_threads, fits, matmul_precision, pick_device, reproducible
-from nvae_bio.model import NVAE, FeatureMoments
+from nvae_bio.model import NVAE, FeatureMoments, is_free_to_scale, move_private
 from nvae_bio.train.calibration import calibrate
 from nvae_bio.train.checkpoint import SECONDS, Checkpoints, Keeping, kept_in
 from nvae_bio.train.held_out import HeldOut, empty_latents, held_out
 from nvae_bio.train.loop import fit, train_steps
-from nvae_bio.train.moments import feature_moments
+from nvae_bio.train.moments import feature_moments, private_moments
 from nvae_bio.train.ranks import ALONE, Ranks, joined_ranks
 from nvae_bio.train.state import Epoch
 from nvae_bio.trained import ModelCard, TrainedModel, save_model
@@ -204,6 +204,9 @@ def train_models(
             fitting = fit(own, data.samples, *rows, settings, group, data.unlabelled, checkpoints, ranks)
             epochs = list(_shown(fitting, settings.training, progress))
         with reproducible(settings.training.threads):
+            for network in own if settings.model.private_moments == "prior" else ():
+                if is_free_to_scale(network):
+                    move_private(network, *private_moments(network, data.samples, data.train))
             found = [held_out(network, data.samples, data.validation) for network in own]
         for network, seed, of_network in zip(own, group, found, strict=True):
             models.append(_outcome(card, settings, network, seed, group, epochs, of_network))
