@@ -39,6 +39,6 @@ def move_private(model: NVAE, mean: Tensor, std: Tensor) -> None:
     n_latent = len(moments.weight) // 2
     of_mean, of_log_std = slice(model.n_shared, n_latent), slice(n_latent + model.n_shared, None)
     mean, std = mean.flatten(), std.flatten()
-    moments.weight[of_mean] = (moments.weight[of_mean] / std[:, None]).float()
-    moments.bias[of_mean] = ((moments.bias[of_mean] - mean) / std).float()
-    moments.bias[of_log_std] -= std.log().float()
+    moments.weight[of_mean] = moments.weight[of_mean] / std[:, None]
+    moments.bias[of_mean] = (moments.bias[of_mean] - mean) / std
+    moments.bias[of_log_std] -= std.log()
