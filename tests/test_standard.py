@@ -81,7 +81,7 @@ def test_a_trained_model_has_the_priors_moments_and_less_kl(kind: str, variant: 
 
 
 def test_a_class_without_samples_keeps_the_prior() -> None:
-    trained = train_model(PREPARED["images"](), fit_settings(private_moments="free"))
+    trained = train_model(PREPARED["images"](), fit_settings())
     samples = to_samples(PREPARED["images"](), trained.card.classes)
     rows = (samples.label == 1).nonzero().squeeze(1)
     mean, std = private_moments(trained.network, samples, rows)
@@ -93,11 +93,14 @@ def test_a_class_without_samples_keeps_the_prior() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [fit_settings(), fit_settings(variant="cvae"), fit_settings(variant="vae")],
+    [
+        fit_settings(private_moments="prior"),
+        fit_settings(variant="cvae", private_moments="prior"),
+        fit_settings(variant="vae", private_moments="prior"),
+    ],
     ids=["linear decoder", "cvae", "vae"],
 )
 def test_there_are_models_that_it_does_not_touch(settings: FitSettings) -> None:
-    assert settings.model.private_moments == "prior"
     trained = train_model(prepared_counts(), settings)
     assert not is_free_to_scale(trained.network)
     free = settings.model_copy(update={"model": settings.model.model_copy(update={"private_moments": "free"})})

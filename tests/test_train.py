@@ -133,7 +133,7 @@ def test_a_falling_learning_rate_starts_as_a_constant_one_and_ends_at_rest() -> 
 
 
 def test_the_best_weights_are_in_the_network_at_the_end() -> None:
-    model = train_model(prepared_features(), fit_settings(12, hidden=[16], private_moments="free"), 0)
+    model = train_model(prepared_features(), fit_settings(12, hidden=[16]), 0)
     samples = to_samples(prepared_features(), CLASSES)
     rows = labelled_rows(prepared_features(), samples, "validation")
     (averages,) = evaluate(model.network, samples, rows, model.card.settings)

@@ -94,11 +94,22 @@ PREPARED = {"features": prepared_features, "counts": prepared_counts, "images": 
 
 
 def fit_settings(max_epochs: int = 3, **model: object) -> FitSettings:
-    """A small model with K = 2 where it has private dims, the same for all kinds; few epochs unless told otherwise."""
+    """A small model with K = 2 where it has private dims, the same for all kinds; few epochs unless told otherwise.
+
+    What private dims hold after so few is mostly where their class lies, and stays for tests to see.
+    """
     variant = model.get("variant", "nvae")
     private = {"n_private": 2} if variant in ("nvae", "per_class") else {}
     shared = {} if variant == "per_class" else {"n_shared": 10}
-    values = {"hidden": [16], "independence": "none", "beta_private": 0.75, **private, **shared, **model}
+    values = {
+        "hidden": [16],
+        "independence": "none",
+        "beta_private": 0.75,
+        "private_moments": "free",
+        **private,
+        **shared,
+        **model,
+    }
     return FitSettings.model_validate({"model": values, "training": {"max_epochs": max_epochs, "batch_size": 64}})
 
 
