@@ -137,8 +137,7 @@ def test_a_latent_that_a_variant_lacks_is_not_empty() -> None:
 
 
 def test_the_kl_of_held_out_samples_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = to_samples(prepared_features(), CLASSES)
-    model = trained("features")
+    samples, model = to_samples(prepared_features(), CLASSES), trained("features")
     rows = labelled_rows(prepared_features(), samples, "validation")
     whole = held_out(model.network, samples, rows)
     monkeypatch.setattr("nvae_bio.train.held_out.CHUNK", 7)

@@ -11,8 +11,8 @@ from torch import Tensor
 from nvae_bio.config import ModelSettings
 from nvae_bio.data.samples import Samples
 from nvae_bio.model import NVAE
+from nvae_bio.train.state import CHUNK, device_of
 
-CHUNK = 2048  # samples a pass
 EMPTY_NATS = 0.05  # a latent with less KL in all its dims together holds nothing
 
 
@@ -36,7 +36,7 @@ class HeldOut:
 @torch.no_grad()
 def held_out(model: NVAE, samples: Samples, rows: Tensor) -> HeldOut:
     """Of the samples at `rows`, all labelled."""
-    device, parts = next(model.parameters()).device, []
+    device, parts = device_of(model), []
     for chunk in samples.chunks(CHUNK, rows):
         batch = chunk.to(device)
         posterior, class_log_prob = model.infer(batch)

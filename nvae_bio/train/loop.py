@@ -18,9 +18,8 @@ from nvae_bio.model.independence import PENALTIES, SharedDraws
 from nvae_bio.train.checkpoint import Checkpoints
 from nvae_bio.train.ranks import ALONE, Ranks
 from nvae_bio.train.rows import TrainingRows
-from nvae_bio.train.state import N_TERMS, Averages, Epoch, State, device_of
+from nvae_bio.train.state import CHUNK, N_TERMS, Averages, Epoch, State, device_of
 
-CHUNK = 2048  # samples a pass without gradients
 VALIDATION_NOISE = 1_000_000_007  # one fixed set of draws for every validation pass: epochs differ by weights alone
 
 

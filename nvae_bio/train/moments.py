@@ -9,9 +9,9 @@ from nvae_bio.data.batch import Batch
 from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.model import NVAE, ClassSums, FeatureMoments
 from nvae_bio.model.kernels import log1p_scaled
+from nvae_bio.train.state import CHUNK, device_of
 
 MOMENT_ROWS = 256  # samples at a time
-POSTERIOR_ROWS = 2048  # the same of posteriors
 
 
 def feature_moments(samples: Samples, rows: Tensor, n_classes: int) -> FeatureMoments:
@@ -45,10 +45,10 @@ def private_moments(model: NVAE, samples: Samples, rows: Tensor) -> tuple[Tensor
     Returns:
         Two of (blocks, K), float64.
     """
-    device, shape = model.encoder.moments.weight.device, (model.n_blocks, model.n_private)
+    device, shape = device_of(model), (model.n_blocks, model.n_private)
     n = torch.ones(shape[0], 1, dtype=torch.float64, device=device)
     total, square = torch.zeros(shape, dtype=n.dtype, device=device), torch.ones(shape, dtype=n.dtype, device=device)
-    for chunk in samples.chunks(POSTERIOR_ROWS, rows):
+    for chunk in samples.chunks(CHUNK, rows):
         batch = chunk.to(device)
         block = model.block(batch.label)
         own = model.encoder(model.inputs(batch.x, batch.library), batch.covariates).own(block)

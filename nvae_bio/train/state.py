@@ -14,6 +14,7 @@ from nvae_bio.config import TrainingSettings
 from nvae_bio.data.samples import make_generator
 from nvae_bio.model import NVAE, Stack, keep_models
 
+CHUNK = 2048  # samples a pass without gradients
 N_TERMS = 8  # of `Averages`
 N_SUMS = N_TERMS + 2  # and the bound of unlabelled samples, and the penalty
 

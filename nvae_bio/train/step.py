@@ -204,8 +204,8 @@ def train_models(
             fitting = fit(own, data.samples, *rows, settings, group, data.unlabelled, checkpoints, ranks)
             epochs = list(_shown(fitting, settings.training, progress))
         with reproducible(settings.training.threads):
-            for network in own if settings.model.private_moments == "prior" else ():
-                if is_free_to_scale(network):
+            if settings.model.private_moments == "prior":
+                for network in filter(is_free_to_scale, own):
                     move_private(network, *private_moments(network, data.samples, data.train))
             found = [held_out(network, data.samples, data.validation) for network in own]
         for network, seed, of_network in zip(own, group, found, strict=True):
