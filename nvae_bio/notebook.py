@@ -33,9 +33,8 @@ from nvae_bio.data.files import (
     write_anndata,
     write_table,
 )
-from nvae_bio.data.names import listed
 from nvae_bio.embed import embed_data
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors
 from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
 from nvae_bio.page import RunResults, build_page

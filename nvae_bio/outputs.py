@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.schema.mapped import NOTEBOOK
 from nvae_bio.schema.reference import FILES, KINDS
 from nvae_bio.schema.slot import Kind, Slot

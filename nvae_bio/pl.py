@@ -15,8 +15,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from nvae_bio import schema
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.factors import FactorReport
 from nvae_bio.notebook import NVAE
 from nvae_bio.plot.factors import plot_bars, plot_effect

@@ -19,10 +19,10 @@ from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings, ImagesSet
 from nvae_bio.data.join import free_name, join_label_table
 from nvae_bio.data.look import Look, MatrixLook
 from nvae_bio.data.look_files import common_names, look_at
-from nvae_bio.data.names import listed, part_names
+from nvae_bio.data.names import part_names
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.prepare.covariates import MADE
 from nvae_bio.prepare.step import ChosenSamples, choose_samples
 

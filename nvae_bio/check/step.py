@@ -9,8 +9,7 @@ from nvae_bio.check.costs import Job, estimate_preparation, estimate_run, unmeas
 from nvae_bio.check.data import DataFacts, check_dataset
 from nvae_bio.check.trial import Units, measure_units
 from nvae_bio.config import RunSettings, WorkflowSettings, config_problems, load_config
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError, nearest
+from nvae_bio.errors import UserError, listed, nearest
 from nvae_bio.guard import free_memory
 from nvae_bio.places import FOLDERS, free_mb, unwritable
 

@@ -15,10 +15,10 @@ from nvae_bio import schema
 from nvae_bio.config import CounterfactualSettings
 from nvae_bio.counterfactual.support import support_p
 from nvae_bio.data.batch import Batch, Covariates
-from nvae_bio.data.names import as_text, listed
+from nvae_bio.data.names import as_text
 from nvae_bio.data.samples import make_generator
 from nvae_bio.embed import provenance
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.generate import encoded_means, held_out_of_each, training_rows
 from nvae_bio.machine import reproducible
 from nvae_bio.model import NVAE, DiagonalGaussian

@@ -18,10 +18,10 @@ from nvae_bio.data.inside import check_hdf5
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import check_sparse, pick_matrix
 from nvae_bio.data.mtx import read_mtx_folder
-from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
+from nvae_bio.data.names import names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.tables import TABLE_ENDINGS, check_once, read_frame, text_column
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 LIBRARY_COLUMN = (
     "__library__"  # obs column between reader and prepared file; the source may have a `library` of its own

@@ -13,10 +13,10 @@ from nvae_bio.config import FeaturesSettings
 from nvae_bio.data.files import read_h5ad
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import pick_matrix
-from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
+from nvae_bio.data.names import names_may_repeat, part_names, unique_names
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.tables import TABLE_ENDINGS, check_once, is_table, read_frame, text_column
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 
 def read_features(settings: FeaturesSettings, log: RemovalLog) -> AnnData:

@@ -23,8 +23,7 @@ from nvae_bio import schema
 from nvae_bio.config import LIKELIHOODS
 from nvae_bio.data.atomic import atomic_folder, atomic_path
 from nvae_bio.data.inside import check_hdf5, check_links
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.guard import reading
 
 T = TypeVar("T")

@@ -17,11 +17,11 @@ from nvae_bio.config import ImagesSettings
 from nvae_bio.data.files import read_file, read_h5ad
 from nvae_bio.data.join import join_parts
 from nvae_bio.data.matrix import check_sparse
-from nvae_bio.data.names import listed, names_may_repeat, part_names, unique_names
+from nvae_bio.data.names import names_may_repeat, part_names, unique_names
 from nvae_bio.data.pictures import differing, read_folder
 from nvae_bio.data.pixels import fit_images, image_shape, pack_images, to_unit
 from nvae_bio.data.removed import RemovalLog
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 IDX_NAME = re.compile(r"(ubyte|\.idx\d?)(\.gz)?$", re.IGNORECASE)
 FORMATS = "IDX (…-ubyte, .idx, plain or .gz), .npz, .h5ad, or a folder with one subfolder a class"

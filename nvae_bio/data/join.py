@@ -11,10 +11,9 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import DatasetSettings
-from nvae_bio.data.names import listed
 from nvae_bio.data.removed import RemovalLog, What
 from nvae_bio.data.tables import check_once, read_frame, text_column
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 
 def free_name(name: str, taken: Sequence[str] | pd.Index) -> str:

@@ -9,9 +9,8 @@ from nvae_bio.data.images import IDX_NAME
 from nvae_bio.data.look import Look, look_into_anndata
 from nvae_bio.data.look_images import look_into_idx, look_into_npz, look_into_pictures, picture_files
 from nvae_bio.data.look_tables import look_into_10x, look_into_mtx, look_into_table
-from nvae_bio.data.names import listed
 from nvae_bio.data.tables import TABLE_ENDINGS
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 BY_ENDING: dict[str, Callable[[Path], Look]] = {
     ".h5ad": look_into_anndata,

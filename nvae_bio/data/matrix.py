@@ -9,8 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 
 def check_sparse(values: Any, where: str) -> None:

@@ -12,7 +12,6 @@ import pandas as pd
 from anndata.utils import make_index_unique
 
 from nvae_bio.errors import UserError
-from nvae_bio.errors import listed as listed  # where most look for it
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def encode(
         temperature: T of q(y|x).
         room: makes the tensors that are filled.
     """
-    device = next(model.parameters()).device
+    device = model.device
     generator = make_generator(device, seed)
     masks = _kept_dims(model.n_private, device)
     columns: list[Tensor] = []
@@ -127,7 +127,7 @@ def shared_gain(model: NVAE, samples: Samples, rows: Tensor, n_draws: int, seed:
         n_draws: draws of z a sample, at most `GAIN_DRAWS`.
         seed: of the draws.
     """
-    device, n_draws = next(model.parameters()).device, min(n_draws, GAIN_DRAWS)
+    device, n_draws = model.device, min(n_draws, GAIN_DRAWS)
     generator, parts = make_generator(device, seed, 1), [torch.zeros(0, model.n_shared)]
     for chunk in samples.chunks(CHUNK, rows.to(samples.label.device)):
         batch = chunk.to(device)

@@ -15,8 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from nvae_bio import schema
 from nvae_bio.config import ConditionSettings
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.evaluate.common import labelled
 from nvae_bio.evaluate.probes import leakage
 from nvae_bio.factors.probes import make_probe

@@ -92,7 +92,7 @@ def importance_weighted(
         seed: of the draws, which are the same for each class.
         all_classes: whether every class is asked, for log p(x); else the own one alone, and the other columns are NaN.
     """
-    device, n_classes = next(model.parameters()).device, model.n_classes if model.uses_label else 1
+    device, n_classes = model.device, model.n_classes if model.uses_label else 1
     generator, parts, labels = make_generator(device, seed, 2), [], []
     for chunk in samples.chunks(CHUNK, rows.to(samples.label.device)):
         batch = chunk.to(device)

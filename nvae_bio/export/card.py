@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.citation import CITATION
-from nvae_bio.data.names import listed
+from nvae_bio.errors import listed
 from nvae_bio.factors.capacity import is_active
 from nvae_bio.trained import ModelCard
 

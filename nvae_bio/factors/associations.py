@@ -20,8 +20,8 @@ from scipy.linalg import pinvh
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
-from nvae_bio.data.names import as_text, listed
-from nvae_bio.errors import UserError, nearest
+from nvae_bio.data.names import as_text
+from nvae_bio.errors import UserError, listed, nearest
 from nvae_bio.factors.cycle import PHASES, cycle_scores, no_cycle_reason
 from nvae_bio.factors.decide import adjusted
 from nvae_bio.factors.donors import OverDonors, over_donors

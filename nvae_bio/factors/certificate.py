@@ -8,7 +8,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from nvae_bio.data.names import listed
+from nvae_bio.errors import listed
 from nvae_bio.factors.matching import units_of
 
 MAX_NAMED = 8  # classes that a certificate names

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array, hstack
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
-from nvae_bio.data.names import listed
+from nvae_bio.errors import listed
 from nvae_bio.factors.intervals import CHUNK, resampled_units
 from nvae_bio.factors.probes import PROBES, ProbeName, make_probe
 

@@ -16,8 +16,7 @@ from nvae_bio import schema
 from nvae_bio.config import FactorSettings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_embedded, read_table, write_anndata, write_csv, write_table
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError, about
+from nvae_bio.errors import UserError, about, listed
 from nvae_bio.factors.report import FactorReport, report_factors
 from nvae_bio.factors.together import check_audit, check_planted, check_seeds
 

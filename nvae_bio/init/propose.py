@@ -14,8 +14,8 @@ from nvae_bio.config import CountsSettings
 from nvae_bio.data.look import Look
 from nvae_bio.data.look_files import common_names
 from nvae_bio.data.look_tables import FEW_COLUMNS
-from nvae_bio.data.names import listed, part_names, stem
-from nvae_bio.errors import UserError
+from nvae_bio.data.names import part_names, stem
+from nvae_bio.errors import UserError, listed
 from nvae_bio.guard import free_memory
 from nvae_bio.init.columns import (
     ROLES,

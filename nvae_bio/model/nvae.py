@@ -206,6 +206,11 @@ class NVAE(nn.Module):
         """C, or 1 where the decoder sees no label."""
         return self.encoder.n_classes
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def forward(
         self, inputs: Inputs, label: Tensor, noise: Tensor, covariates: Covariates | None = None, n_likeliest: int = 1
     ) -> Pass:

@@ -45,6 +45,11 @@ class Stack(nn.Module):
     def __len__(self) -> int:
         return len(self.weights[0])
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def inputs(self, x: Tensor, library: Tensor | None) -> Tensor:
         """What the encoders and the classifiers read of x, (R, batch, features): never sparse."""
         return self.likelihood.encoder_input(x, library)

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import PageSettings, PowerSettings
-from nvae_bio.data.names import listed
+from nvae_bio.errors import listed
 from nvae_bio.factors.leakage import leakage_lines
 from nvae_bio.factors.summary import summary
 from nvae_bio.page.pictures import Picture, factor_picture, power_picture, traversal_pictures

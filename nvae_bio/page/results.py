@@ -11,8 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.plot.panels import check_report, classes_of, scores_of
 from nvae_bio.trained import ModelCard
 

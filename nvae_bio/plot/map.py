@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nvae_bio.data.names import listed
+from nvae_bio.errors import listed
 from nvae_bio.plot.panels import (
     KIND_COLOR,
     check_report,

@@ -12,8 +12,7 @@ from anndata import AnnData
 from matplotlib.figure import Figure, SubFigure
 
 from nvae_bio import schema
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.plot.null import plot_null
 from nvae_bio.plot.panels import (
     check_report,

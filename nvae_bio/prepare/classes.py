@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from nvae_bio.config import Dataset
-from nvae_bio.data.names import as_text, listed
+from nvae_bio.data.names import as_text
 from nvae_bio.data.removed import RemovalLog
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 
 def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:

@@ -10,8 +10,8 @@ import pandas as pd
 from nvae_bio import schema
 from nvae_bio.config import Dataset
 from nvae_bio.data.join import free_name
-from nvae_bio.data.names import as_text, listed
-from nvae_bio.errors import UserError
+from nvae_bio.data.names import as_text
+from nvae_bio.errors import UserError, listed
 from nvae_bio.prepare.genes import MITO_SHARE, N_GENES
 from nvae_bio.prepare.record import same_values
 

@@ -15,12 +15,12 @@ from nvae_bio import schema
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings
 from nvae_bio.data.atomic import scratch_folder
 from nvae_bio.data.files import new_h5ad, write_anndata, write_around
-from nvae_bio.data.names import as_text, listed
+from nvae_bio.data.names import as_text
 from nvae_bio.data.pixels import image_shape
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import open_source, read_source, source_names
 from nvae_bio.data.stream import CountRows, CountSource, stored_rows
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.guard import reading
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates

@@ -13,9 +13,9 @@ from nvae_bio import schema
 from nvae_bio.config import QuerySettings
 from nvae_bio.data.batch import Batch
 from nvae_bio.data.covariates import CategoricalCovariate
-from nvae_bio.data.names import as_text, listed
+from nvae_bio.data.names import as_text
 from nvae_bio.data.samples import Samples, make_generator
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, NegativeBinomial
 from nvae_bio.model.covariates import CovariateEffect, LevelEffect

@@ -15,10 +15,10 @@ from scipy import sparse
 from nvae_bio import schema
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings, QuerySettings, read_dataset
 from nvae_bio.data.counts import LIBRARY_COLUMN, row_sums
-from nvae_bio.data.names import as_text, listed
+from nvae_bio.data.names import as_text
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.data.source import read_source, source_names
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.prepare import (
     MEAN,
     MITO_SHARE,

@@ -12,9 +12,8 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.config import CountsSimulation, Programme
-from nvae_bio.data.names import listed
 from nvae_bio.data.source import source_names
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.prepare import prepare_data
 from nvae_bio.simulate.planted import (
     Drawn,

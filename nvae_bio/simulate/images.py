@@ -11,10 +11,9 @@ from scipy import ndimage
 
 from nvae_bio import schema
 from nvae_bio.config import ImagesSimulation, Transformation
-from nvae_bio.data.names import listed
 from nvae_bio.data.pixels import image_shape, pack_images
 from nvae_bio.data.source import source_names
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 from nvae_bio.prepare import prepare_data
 from nvae_bio.simulate.planted import amounts, draw_activities, named, provenance, stream, truth_record
 

@@ -11,8 +11,7 @@ from scipy import sparse
 
 from nvae_bio import schema
 from nvae_bio.config import CountsSimulation
-from nvae_bio.data.names import listed
-from nvae_bio.errors import UserError
+from nvae_bio.errors import UserError, listed
 
 PRIOR_PAIRS = 20.0  # pairs of counts that the typical dispersion is worth beside a gene's own
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nvae_bio.config import ModelSettings
 from nvae_bio.data.samples import Samples
 from nvae_bio.model import NVAE
-from nvae_bio.train.state import CHUNK, device_of
+from nvae_bio.train.state import CHUNK
 
 EMPTY_NATS = 0.05  # a latent with less KL in all its dims together holds nothing
 
@@ -36,7 +36,7 @@ class HeldOut:
 @torch.no_grad()
 def held_out(model: NVAE, samples: Samples, rows: Tensor) -> HeldOut:
     """Of the samples at `rows`, all labelled."""
-    device, parts = device_of(model), []
+    device, parts = model.device, []
     for chunk in samples.chunks(CHUNK, rows):
         batch = chunk.to(device)
         posterior, class_log_prob = model.infer(batch)

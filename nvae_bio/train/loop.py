@@ -18,7 +18,7 @@ from nvae_bio.model.independence import PENALTIES, SharedDraws
 from nvae_bio.train.checkpoint import Checkpoints
 from nvae_bio.train.ranks import ALONE, Ranks
 from nvae_bio.train.rows import TrainingRows
-from nvae_bio.train.state import CHUNK, N_TERMS, Averages, Epoch, State, device_of
+from nvae_bio.train.state import CHUNK, N_TERMS, Averages, Epoch, State
 
 VALIDATION_NOISE = 1_000_000_007  # one fixed set of draws for every validation pass: epochs differ by weights alone
 
@@ -47,7 +47,7 @@ def evaluate(
 
     Matrix products are in full float32, whatever they are in training.
     """
-    device, n_models = device_of(model), len(model) if isinstance(model, Stack) else 1
+    device, n_models = model.device, len(model) if isinstance(model, Stack) else 1
     generator = make_generator(device, VALIDATION_NOISE)
     draws = torch.randn(len(rows), settings.model.n_latent, generator=generator, device=device)
     total, size = torch.zeros(N_TERMS, n_models, device=device), max(CHUNK // n_models, 1)
@@ -129,7 +129,7 @@ def fit(
 
 
 def _rows(models: Sequence[NVAE], samples: Samples, train: Tensor, unlabelled: Tensor | None) -> TrainingRows:
-    return TrainingRows.of(samples, train, unlabelled, models[0].n_classes, device_of(models[0]))
+    return TrainingRows.of(samples, train, unlabelled, models[0].n_classes, models[0].device)
 
 
 def _end_epoch(
@@ -208,7 +208,7 @@ def _step(
     """
     stack, model, (labelled, others, noise) = state.stack, settings.model, batch
     n_labelled, n = labelled.shape[-1], noise.shape[-2]
-    device = device_of(stack)
+    device = stack.device
     mine, rest = ranks.part(labelled), ranks.part(others)
     draws = torch.cat([ranks.part(noise[..., :n_labelled, :], -2), ranks.part(noise[..., n_labelled:, :], -2)], dim=-2)
     if not others.shape[-1]:

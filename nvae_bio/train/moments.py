@@ -9,7 +9,7 @@ from nvae_bio.data.batch import Batch
 from nvae_bio.data.samples import UNLABELED, Samples
 from nvae_bio.model import NVAE, ClassSums, FeatureMoments
 from nvae_bio.model.kernels import log1p_scaled
-from nvae_bio.train.state import CHUNK, device_of
+from nvae_bio.train.state import CHUNK
 
 MOMENT_ROWS = 256  # samples at a time
 
@@ -45,7 +45,7 @@ def private_moments(model: NVAE, samples: Samples, rows: Tensor) -> tuple[Tensor
     Returns:
         Two of (blocks, K), float64.
     """
-    device, shape = device_of(model), (model.n_blocks, model.n_private)
+    device, shape = model.device, (model.n_blocks, model.n_private)
     n = torch.ones(shape[0], 1, dtype=torch.float64, device=device)
     total, square = torch.zeros(shape, dtype=n.dtype, device=device), torch.ones(shape, dtype=n.dtype, device=device)
     for chunk in samples.chunks(CHUNK, rows):

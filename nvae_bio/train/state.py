@@ -124,13 +124,13 @@ class State:
         """Before the first step of models of one form: one as it is, several as a stack."""
         stack: NVAE | Stack = models[0] if len(models) == 1 else Stack(models)
         optimizer = torch.optim.Adam(stack.parameters(), lr=settings.learning_rate, fused=True)
-        sums = torch.zeros(N_SUMS, len(seeds), device=device_of(stack))
+        sums = torch.zeros(N_SUMS, len(seeds), device=stack.device)
         return cls(stack, optimizer, list(seeds), {seed: Progress() for seed in seeds}, sums)
 
     def begin_epoch(self) -> None:
         """Make the generators of this epoch, unless they are there and in use."""
         if not self.generators:
-            device = device_of(self.stack)
+            device = self.stack.device
             self.generators = [make_generator(device, seed, self.epoch) for seed in self.active]
 
     def keep_best(self, seed: int, elbo: float) -> bool:
@@ -155,7 +155,7 @@ class State:
 
     def _keep(self, going: Sequence[int]) -> None:
         assert isinstance(self.stack, Stack)  # a single model that stops ends the training
-        keep_models(self.stack, self.optimizer, torch.tensor(going, device=device_of(self.stack)))
+        keep_models(self.stack, self.optimizer, torch.tensor(going, device=self.stack.device))
         self.active = [self.active[place] for place in going]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -207,11 +207,6 @@ class State:
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-
-
-def device_of(model: NVAE | Stack) -> torch.device:
-    """Where its weights are."""
-    return next(model.parameters()).device
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
