@@ -241,3 +241,10 @@ def test_shared_effects_are_the_mean_of_those_by_class() -> None:
     by_class = [adata.varm[f"nvae_effect_shared_class_{index}"] for index in range(3)]
     np.testing.assert_allclose(np.mean(by_class, axis=0), adata.varm["nvae_effect_shared"], atol=1e-5)
     assert np.abs(by_class[0] - by_class[1]).max() > 1e-4
+
+
+def test_effects_of_pictures_are_in_intensity_whatever_the_likelihood() -> None:
+    settings = fit_settings(max_epochs=1, likelihood="gaussian")
+    prepared = prepared_images()
+    adata = embed_data(prepared, train_model(prepared, settings), NO_UMAP)
+    assert adata.uns["nvae"]["effect_unit"] == "change of pixel intensity"

@@ -240,6 +240,17 @@ def test_the_posterior_is_drawn_beside_the_prior(variant: str, name: str) -> Non
     assert 0.3 < spread.std() < 3
 
 
+def test_a_posterior_of_long_class_names_leaves_all_labels_within_the_figure() -> None:
+    adata = embedded("features", "vae").copy()
+    adata.obs["label"] = adata.obs["label"].astype(str) + "m" * 8
+    with house_style():
+        figure = plot_posterior(adata)
+        figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.get_figwidth()
+
+
 def test_one_dim_has_no_axes_to_draw() -> None:
     adata = embedded("features", "vae").copy()
     for key in ("X_nvae_shared", "nvae_shared_std"):

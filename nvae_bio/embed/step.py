@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 ROWS = 65_536  # samples whose tables are made at a time
 MIN_NEIGHBORS = 15  # of a UMAP; a class with fewer samples gets none
+EFFECT_UNITS = {
+    "counts": "log2 fold change of 1 + counts per 10,000",
+    "images": "change of pixel intensity",
+    "features": "change in feature units",
+}  # of what a factor does, by the kind of data
 
 
 def embed_data(
@@ -196,7 +201,7 @@ def provenance(trained: TrainedModel, seed: int) -> dict[str, object]:
         "fingerprint": card.fingerprint,
         "kind": card.kind,
         "likelihood": card.likelihood,
-        "effect_unit": network.likelihood.effect_unit,
+        "effect_unit": EFFECT_UNITS[card.kind],
         "n_shared": network.n_shared,
         "n_private": network.n_private,
         "calibrated": card.calibration is not None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +48,6 @@ class Likelihood(nn.Module, ABC):
     Args:
         n_features: features of a sample.
     """
-
-    effect_unit: ClassVar[str]  # unit of `effect`
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
@@ -92,7 +90,7 @@ class Likelihood(nn.Module, ABC):
         return x
 
     def effect(self, low: FeatureDistribution, high: FeatureDistribution) -> Tensor:
-        """Change of the decoded mean from `low` to `high`, (batch, n_features), in `effect_unit`."""
+        """Change of the decoded mean from `low` to `high`, (batch, n_features)."""
         return high.mean - low.mean
 
 
@@ -112,7 +110,6 @@ class CountLikelihood(Likelihood):
         standardised: whether the encoder reads each gene with mean 0 and variance 1 over the training samples.
     """
 
-    effect_unit = "log2 fold change of 1 + counts per 10,000"
     log_reference: Tensor
     input_mean: Tensor
     input_std: Tensor
@@ -275,8 +272,6 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 class Bernoulli(Likelihood):
     """Pixels as Bernoulli trials: a likelihood (`bernoulli`) of binary ones, a `cross_entropy` of grey ones."""
 
-    effect_unit = "change of pixel intensity"
-
     def forward(self, outputs: Tensor, library: Tensor | None, group: Tensor | None = None) -> BernoulliPixels:
         """Bernoullis with the outputs as logits."""
         return BernoulliPixels(outputs)
@@ -292,8 +287,6 @@ class Bernoulli(Likelihood):
 
 class DiscretizedLogistic(Likelihood):
     """Pixels of 8 bits: a logistic around the output, rounded to grey levels, with a learned scale for each pixel."""
-
-    effect_unit = "change of pixel intensity"
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
@@ -325,8 +318,6 @@ def _log_std(var: Tensor) -> Tensor:
 
 class Gaussian(Likelihood):
     """Real-valued features with a learned standard deviation each."""
-
-    effect_unit = "change in feature units"
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)

@@ -20,7 +20,7 @@ SYMBOLS = {
     "P": "planted items",
 }
 ANY = "…"  # a length that nothing tells
-EFFECT_UNIT = "effect unit"  # of the likelihood, told in uns["nvae"]["effect_unit"]
+EFFECT_UNIT = "effect unit"  # of the kind of data, told in uns["nvae"]["effect_unit"]
 
 
 @dataclass(frozen=True)
