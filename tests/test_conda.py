@@ -22,20 +22,20 @@ from tests.packages import Installed, copy_repository
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 
-def train_briefly(config: Path, n_epochs: int = 20) -> None:
-    """Let every run of a config stop after so many epochs: what is asked here is how its jobs start."""
+def shorten(config: Path) -> None:
+    """One seed, few epochs, one refit of each null in every run: asked is whether its jobs have what they need."""
     settings = yaml.safe_load(config.read_text())
     for run in settings["runs"].values():
-        run["training"]["max_epochs"] = n_epochs
+        run |= {"seeds": [0], "training": run["training"] | {"max_epochs": 20}, "report": {"n_refits": 1}}
     config.write_text(yaml.safe_dump(settings))
 
 
 @pytest.fixture(scope="session")
 def clone(conda: Conda, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh copy of the repository in which the default workflow has run, for a few epochs."""
+    """A fresh copy of the repository in which the default workflow has run, shortened."""
     folder = tmp_path_factory.mktemp("clone")
     copy_repository(folder)
-    train_briefly(folder / "config" / "config.yaml")
+    shorten(folder / "config" / "config.yaml")
     result = conda.run(*COMMAND, folder=folder)
     assert result.returncode == 0, result.stdout[-10_000:]
     return folder
