@@ -44,8 +44,8 @@ def clone(conda: Conda, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_default_workflow_has_run(clone: Path) -> None:
     settings = load_config(clone / "config" / "config.yaml")
     for name, run_settings in settings.runs.items():
-        seeds = anndata.read_h5ad(clone / "results" / name / "seed_factors.h5ad")
-        assert set(seeds.obs["seed"]) == set(run_settings.seeds)
+        report = anndata.read_h5ad(clone / "results" / name / "factors.h5ad")
+        assert report.n_obs > 0
         assert list((clone / "results" / name / "figures").glob("*.png"))
         for seed in run_settings.seeds:
             embedded = anndata.read_h5ad(clone / "results" / name / str(seed) / "embedded.h5ad")

@@ -35,7 +35,7 @@ from tests.slurm.workflow import (
 REASON, NO_CONDA = why_not(), conda_support.why_not()
 pytestmark = pytest.mark.slow
 
-LONG = {"max_epochs": 1500}  # so that there is time to do something to it
+LONG = {"max_epochs": 2500}  # so that there is time to do something to it
 SEEDS = [f"results/cells/{seed}/{name}" for seed in (0, 1) for name in ("model.safetensors", "history.parquet")]
 EMBEDDINGS = [f"results/cells/{seed}/figures/posterior.png" for seed in (0, 1)]
 PAGES = "results/cells/figures/pages"

@@ -87,10 +87,14 @@ def write_digits(folder: Path, n: int = 400) -> None:
 
 
 @pytest.mark.slow
-def test_from_pictures_to_a_report(tmp_path: Path) -> None:
-    """The way of counts is docs/start/shell.md, which runs where the site is built."""
-    write_digits(tmp_path / "pictures")
-    done = command(tmp_path, "init", "pictures")
+@pytest.mark.parametrize("kind", ["counts", "pictures"])
+def test_from_a_file_to_a_report(kind: str, tmp_path: Path) -> None:
+    name = {"counts": "cells", "pictures": "pictures"}[kind]
+    if kind == "counts":
+        nvae_bio.datasets.pbmc68k().write_h5ad(tmp_path / "cells.h5ad")
+    else:
+        write_digits(tmp_path / "pictures")
+    done = command(tmp_path, "init", {"counts": "cells.h5ad", "pictures": "pictures"}[kind])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "config.yaml is written; next: nvae-bio check config.yaml"
     edited(tmp_path / "config.yaml", seeds="[0]", n_refits="0", max_epochs="6")
@@ -99,14 +103,14 @@ def test_from_pictures_to_a_report(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "config.yaml: no problem found; next: nvae-bio run config.yaml"
     done = command(tmp_path, "run", "config.yaml", "--cores", "2")
     assert done.returncode == 0, done.stderr
-    report = "results/pictures/report.html"
-    assert done.stdout == f"Results:\n  {report}\n  results/pictures/\n  report.html\n"
+    report = f"results/{name}/report.html"
+    assert done.stdout == f"Results:\n  {report}\n  results/{name}/\n  report.html\n"
     page = tree_of((tmp_path / report).read_text(encoding="utf-8"))
     said = text_in(page)
-    assert text_in(next(page.iter("h1"))) == "pictures"
-    classes = yaml.safe_load((tmp_path / "config.yaml").read_text())["datasets"]["pictures"]["label_key"]
+    assert text_in(next(page.iter("h1"))) == name
+    classes = yaml.safe_load((tmp_path / "config.yaml").read_text())["datasets"][name]["label_key"]
     assert f"label: {classes}" in said
-    assert "400 images" in said
+    assert ("700 cells" in said and "Dendritic cells" in said) if kind == "counts" else "400 images" in said
 
 
 def test_a_wrong_file_for_each_door_is_one_line(tmp_path: Path) -> None:
