@@ -75,7 +75,7 @@ def test_it_goes_on_where_torch_is_broken(tmp_path: Path) -> None:
 
 
 def test_the_oldest_versions_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["torch>=2.6", "scikit-learn>=1.6", "pynndescent<0.7", 'ruff>=0.9; extra == "test"']
+    lines = ["torch>=2.6", "scikit-learn>=1.6", "pynndescent<0.6", 'ruff>=0.9; extra == "test"']
     monkeypatch.setattr(doctor.metadata, "requires", lambda _: lines)
     assert doctor._requirements() == {"torch": "2.6", "scikit-learn": "1.6"}
 

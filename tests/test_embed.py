@@ -175,8 +175,8 @@ def test_scanpy_works_on_the_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(adata.obsm[key], embedded("counts").obsm[key])
 
 
-@pytest.mark.slow  # numba compiles the approximate search that scanpy takes above 8,192 samples
-def test_scanpys_neighbours_of_many_samples_work_with_the_versions_here() -> None:
+@pytest.mark.slow  # above 8,192 samples scanpy's default would search approximately, which numba compiles for a minute
+def test_many_samples_are_laid_out_on_their_exact_neighbours() -> None:
     points = np.random.default_rng(0).normal(size=(8300, 3)).astype(np.float32)
     layout = _umap(points, 0)
     assert layout.shape == (8300, 2)
