@@ -38,12 +38,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nvae_bio.audit import audit_labels
+    from nvae_bio.audit.step import audit_labels
     from nvae_bio.counterfactual import change_samples
     from nvae_bio.data.store import Store, open_store
     from nvae_bio.embed import embed_data
     from nvae_bio.export import describe_model, explorer_data, export_tables
-    from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors, report_seeds
+    from nvae_bio.factors.null import refit_null
+    from nvae_bio.factors.power import plant_and_find
+    from nvae_bio.factors.report import FactorReport, report_factors
+    from nvae_bio.factors.seeds import report_seeds
     from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
     from nvae_bio.init import propose_config
     from nvae_bio.notebook import NVAE
@@ -68,12 +71,12 @@ _HOMES = {
     "load_model": "trained",
     "save_model": "trained",
     "embed_data": "embed",
-    "audit_labels": "audit",
-    "refit_null": "factors",
-    "plant_and_find": "factors",
-    "FactorReport": "factors",
-    "report_factors": "factors",
-    "report_seeds": "factors",
+    "audit_labels": "audit.step",
+    "refit_null": "factors.null",
+    "plant_and_find": "factors.power",
+    "FactorReport": "factors.report",
+    "report_factors": "factors.report",
+    "report_seeds": "factors.seeds",
     "suggest_settings": "suggest",
     "generate_samples": "generate",
     "interpolate_samples": "generate",

@@ -20,7 +20,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.audit import audit_labels
+from nvae_bio.audit.step import audit_labels
 from nvae_bio.config import CounterfactualSettings, Dataset, QuerySettings, RunSettings, parse_settings, read_dataset
 from nvae_bio.counterfactual import change_samples
 from nvae_bio.data.atomic import atomic_path
@@ -35,7 +35,9 @@ from nvae_bio.data.files import (
 )
 from nvae_bio.embed import embed_data
 from nvae_bio.errors import UserError, listed
-from nvae_bio.factors import FactorReport, plant_and_find, refit_null, report_factors
+from nvae_bio.factors.null import refit_null
+from nvae_bio.factors.power import plant_and_find
+from nvae_bio.factors.report import FactorReport, report_factors
 from nvae_bio.generate import generate_samples, interpolate_samples, swap_classes, traverse_factors
 from nvae_bio.page import RunResults, build_page
 from nvae_bio.prepare import prepare_data

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from nvae_bio import schema
 from nvae_bio.errors import UserError, listed
-from nvae_bio.factors import FactorReport
+from nvae_bio.factors.report import FactorReport
 from nvae_bio.notebook import NVAE
 from nvae_bio.plot.factors import plot_bars, plot_effect
 from nvae_bio.plot.images import as_picture, show_rows

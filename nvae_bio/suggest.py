@@ -12,13 +12,12 @@ import yaml
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import FitSettings, ModelSettings, parse_settings
+from nvae_bio.config import EMPTY_NATS, FitSettings, ModelSettings, parse_settings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_report
 from nvae_bio.errors import UserError, listed
 from nvae_bio.factors.capacity import capacity, is_active, is_hidden, is_published
 from nvae_bio.factors.reading import is_spilled
-from nvae_bio.train.held_out import EMPTY_NATS
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import roc_auc_score
 
 from nvae_bio import audit_labels, prepare_data, save_model, train_model
-from nvae_bio.audit import audit, consensus_audit, suspect_table
 from nvae_bio.audit.fit import Reading, fit_bound, matched_draws
 from nvae_bio.audit.readings import mixed_outputs
-from nvae_bio.audit.suspects import adjusted_bound, suspicions, unlikeness
+from nvae_bio.audit.step import audit
+from nvae_bio.audit.suspects import adjusted_bound, consensus_audit, suspect_table, suspicions, unlikeness
 from nvae_bio.config import AuditSettings, CountsSettings, FitSettings
 from nvae_bio.data.batch import Batch
 from nvae_bio.data.files import read_table, write_anndata

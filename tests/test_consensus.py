@@ -16,11 +16,11 @@ from nvae_bio import report_factors, schema
 from nvae_bio.config import FactorSettings, PowerSettings, ReportSettings
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.factors import Published
-from nvae_bio.factors import report_seeds
 from nvae_bio.factors.certificate import certificate, effect_agreement
 from nvae_bio.factors.consensus import find_factors, n_needed
 from nvae_bio.factors.matching import agreements, match_factors
 from nvae_bio.factors.outcomes import judge
+from nvae_bio.factors.seeds import report_seeds
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, true_variance
 from tests.small_models import law
 from tests.toys import CLASSES, embedded

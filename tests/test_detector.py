@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from nvae_bio import embed_data, prepare_data, report_seeds, train_model
 from nvae_bio.config import FeaturesSettings, RunSettings
 from nvae_bio.errors import UserError
-from nvae_bio.factors import factor_table, null_drawer, refit_null
 from nvae_bio.factors.decide import adjusted, check_null, is_sufficient, limits, of_kind, pooled, pooled_p, q_values
 from nvae_bio.factors.held import common_projections
+from nvae_bio.factors.null import null_drawer, refit_null
 from nvae_bio.factors.reading import alike, notes, read_factors
+from nvae_bio.factors.step import factor_table
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS, Usage, chance_gain, few
 from nvae_bio.model import DiagonalGaussian
 from tests.small_models import law

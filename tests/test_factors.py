@@ -18,9 +18,9 @@ from nvae_bio import report_factors, report_seeds
 from nvae_bio.config import FactorSettings, ReportSettings
 from nvae_bio.data.files import write_anndata, write_table
 from nvae_bio.errors import UserError
-from nvae_bio.factors import Evidence, Written, factor_table, factors
 from nvae_bio.factors.intervals import bootstrap_interval, resampled_units
 from nvae_bio.factors.report import top_features
+from nvae_bio.factors.step import Evidence, Written, factor_table, factors
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK, OWN_DIM, SHARED, STATISTICS
 from tests.small_models import law
 from tests.toys import CLASSES, embedded

@@ -13,7 +13,8 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
-from nvae_bio.factors.leakage import COLUMNS, balanced_accuracy, leakage_audit, leakage_lines, r_squared
+from nvae_bio.factors.leakage import COLUMNS, balanced_accuracy, leakage_audit, r_squared
+from nvae_bio.factors.summary import leakage_lines
 from tests.toys import embedded
 
 QUICK = ReportSettings(n_bootstrap=200)

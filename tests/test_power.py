@@ -20,15 +20,8 @@ from nvae_bio.data.files import read_table, write_anndata
 from nvae_bio.errors import UserError
 from nvae_bio.factors.null import detect
 from nvae_bio.factors.planting import choose_genes, draw_on, plant
-from nvae_bio.factors.power import (
-    best_correlation,
-    is_found,
-    plant_and_find,
-    power,
-    power_lines,
-    power_table,
-    under_powered,
-)
+from nvae_bio.factors.power import best_correlation, plant_and_find, power
+from nvae_bio.factors.power_table import is_found, power_lines, power_table, under_powered
 from nvae_bio.factors.usage import HIDDEN, OWN_BLOCK
 from tests.small_models import law
 from tests.toys import fit_settings, prepared_counts, prepared_images

@@ -21,7 +21,9 @@ from nvae_bio.cli import main
 from nvae_bio.config import AuditSettings, FactorSettings, PowerSettings
 from nvae_bio.data.files import write_anndata
 from nvae_bio.errors import UserError
-from nvae_bio.factors import FactorReport, plant_and_find, refit_null
+from nvae_bio.factors.null import refit_null
+from nvae_bio.factors.power import plant_and_find
+from nvae_bio.factors.report import FactorReport
 from tests.test_consensus import make_embedded, make_null, run_of
 from tests.test_enrichment import MARKERS, make_gmt
 from tests.toys import CLASSES, embedded, fit_settings, prepared_counts, trained

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from nvae_bio.audit.readings import first_look, read_samples
 from nvae_bio.audit.suspects import audit_columns, suspicions, unlikeness
+from nvae_bio.card import ModelCard
 from nvae_bio.config import AuditSettings
 from nvae_bio.data.files import read_prepared, write_table
 from nvae_bio.data.samples import UNLABELED
@@ -20,7 +21,7 @@ from nvae_bio.errors import UserError
 from nvae_bio.machine import reproducible
 from nvae_bio.train.rows import TrainingRows
 from nvae_bio.train.step import labelled_rows
-from nvae_bio.trained import ModelCard, TrainedModel, load_model
+from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.special import logit
 
-from nvae_bio.audit.readings import FirstLook, Readings
 from nvae_bio.config import AuditSettings
 from nvae_bio.errors import UserError
+
+if TYPE_CHECKING:
+    from nvae_bio.audit.readings import FirstLook, Readings
 
 DOUBLET, MISLABEL, BORROWED = "doublet", "mislabel", "borrowed"
 UNLIKE, DISAGREES = "unlike every class", "classifier disagrees"

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio import schema
-from nvae_bio.audit import audit_labels
+from nvae_bio.audit.step import audit_labels
 from nvae_bio.check.data import DataFacts
 from nvae_bio.config import RunSettings
 from nvae_bio.embed import GAIN_DRAWS, encode

@@ -27,7 +27,7 @@ def audit(data: Path, weights: Path, card: Path, output: Path, settings: str) ->
     Example:
       nvae-bio audit --data pbmc.h5ad --weights model.safetensors --card model.json --output audit.parquet
     """
-    from nvae_bio.audit import audit as run
+    from nvae_bio.audit.step import audit as run
 
     run(data, weights, card, output, load_settings(settings, AuditSettings))
 
@@ -56,7 +56,7 @@ def power(
       nvae-bio power --data pbmc.h5ad --planting 0 --planting 1 --output power/0.parquet \\
           --settings '{"power": {"fold_changes": [1.5, 2, 3]}}'
     """
-    from nvae_bio.factors import power as run
+    from nvae_bio.factors.power import power as run
 
     parsed = load_settings(settings, PlantingSettings)
     run(data, output, parsed, parsed.power, planting, checkpoint, checkpoint_seconds)
@@ -96,8 +96,8 @@ def factors(
       nvae-bio factors --embedded 0/embedded.h5ad --embedded 1/embedded.h5ad --null null/0.parquet \\
           --null null/1.parquet --report factors.h5ad --summary summary.md
     """
-    from nvae_bio.factors import Evidence, Written
-    from nvae_bio.factors import factors as run
+    from nvae_bio.factors.step import Evidence, Written
+    from nvae_bio.factors.step import factors as run
 
     written = Written(report, table, seeds, scores, suspects, summary)
     run(Evidence(embedded, null, audit, planted), written, load_settings(settings, FactorSettings))

@@ -166,7 +166,7 @@ def null(
       nvae-bio null --data pbmc.h5ad --weights base.safetensors --card base.json --refit 0 --refit 1 \\
           --settings config/config.yaml:runs.pbmc68k --output 0.parquet
     """
-    from nvae_bio.factors import null as run
+    from nvae_bio.factors.null import null as run
 
     parsed = load_settings(settings, FitSettings)
     run(data, weights, card, output, parsed, kind, refit, checkpoint, checkpoint_seconds)

@@ -21,6 +21,7 @@ from nvae_bio.config.evaluation import Classifier, EvaluationSettings
 from nvae_bio.config.exports import ExportSettings
 from nvae_bio.config.models import (
     BY_KIND,
+    EMPTY_NATS,
     LIKELIHOODS,
     LikelihoodName,
     ModelSettings,
@@ -85,6 +86,7 @@ __all__ = [
     "BASELINES",
     "BUILTINS",
     "BY_KIND",
+    "EMPTY_NATS",
     "LIKELIHOODS",
     "AuditSettings",
     "Baseline",

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from nvae_bio.config.base import Settings
 
+EMPTY_NATS = 0.05  # a latent with less KL in all its dims together holds nothing
 Width = Annotated[int, Field(ge=2)]  # one ReLU unit dies easily; one normalised channel of one pixel is constant
 Variant = Literal["nvae", "cvae", "vae", "per_class"]
 Independence = Literal["none", "moments", "aggregate_kl", "mmd", "hsic"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 
 from nvae_bio import schema
 from nvae_bio.config import Settings
-from nvae_bio.data.batch import Covariates
 from nvae_bio.data.names import as_text
-from nvae_bio.data.store import Store
+
+if TYPE_CHECKING:
+    from nvae_bio.data.batch import Covariates
+    from nvae_bio.data.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,10 @@ class CovariateSet(Settings):
             standardised = (_finite(obs[other.name]) - other.mean) / other.std
             value[:, place] = np.nan_to_num(standardised)
             _tell_unknown(other.name, np.isnan(standardised))
+        import torch  # here, for the card of a model is read without
+
+        from nvae_bio.data.batch import Covariates
+
         return Covariates(torch.from_numpy(level), torch.from_numpy(value))
 
 

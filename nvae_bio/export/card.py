@@ -10,10 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.citation import CITATION
 from nvae_bio.errors import listed
 from nvae_bio.factors.capacity import is_active
-from nvae_bio.trained import ModelCard
 
 ABSENT = "not among the files that this card was made from"
 MOST_SCORES = 40

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nvae_bio import schema
+from nvae_bio.card import load_card
 from nvae_bio.config import ExportSettings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_embedded, read_factors, read_scores, read_table, write_anndata, write_arrow
@@ -14,7 +15,6 @@ from nvae_bio.errors import UserError
 from nvae_bio.export.card import describe_model
 from nvae_bio.export.explorer import explorer_data
 from nvae_bio.export.tables import export_tables
-from nvae_bio.trained import load_card
 
 logger = logging.getLogger(__name__)
 

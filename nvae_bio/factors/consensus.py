@@ -11,9 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.config import ReportSettings
+from nvae_bio.config import EMPTY_NATS, ReportSettings
 from nvae_bio.factors.matching import Cluster, agreements, match_factors
-from nvae_bio.train.held_out import EMPTY_NATS
 
 MEMBER_COLUMNS = ["factor", "seed", "kind", "class", "dim", "sign", "agreement", "outcome"]
 KL_OF = {"shared": schema.KL_SHARED, "private": schema.KL_PRIVATE}

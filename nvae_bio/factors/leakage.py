@@ -7,7 +7,6 @@ and fails where even the lower end is above it; between the two, these samples d
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -31,7 +30,6 @@ LATENTS = {"z_s": schema.SHARED, "z_c": schema.SPECIFIC}
 MIN_TRAIN = 5  # samples of a level that a probe is fitted to, at least
 MIN_HELD_OUT = 2  # and that it is scored on
 ENOUGH = f"with {MIN_TRAIN} training and {MIN_HELD_OUT} held-out samples"
-NOT_AUDITED = "not audited"
 OWN_BLOCK = "each class has a block of its own, which tells it by construction"
 COLUMNS = [
     "seed", "target", "latent", "probe", "score", "lower", "upper", "chance", "share", "limit", "verdict", "n_train",
@@ -96,7 +94,14 @@ def leakage_audit(embedded: AnnData, settings: ReportSettings, rng_seed: int = 0
 
 def _unasked(target: str, latent: str, reason: str) -> dict[str, object]:
     numbers = dict.fromkeys(("score", "lower", "upper", "chance", "share", "limit"), np.nan)
-    said = {"target": target, "latent": latent, "probe": "", "verdict": NOT_AUDITED, "resampled": "", "note": reason}
+    said = {
+        "target": target,
+        "latent": latent,
+        "probe": "",
+        "verdict": schema.NOT_AUDITED,
+        "resampled": "",
+        "note": reason,
+    }
     return {**said, **numbers, "n_train": 0, "n_held_out": 0}
 
 
@@ -265,47 +270,3 @@ def verdict_of(lower: float, upper: float, limit: float) -> str:
     ['pass', 'undecided', 'fail']
     """
     return "pass" if upper <= limit else "fail" if lower > limit else "undecided"
-
-
-def leakage_lines(table: pd.DataFrame) -> list[str]:
-    """A plain line a target and latent.
-
-    Over seeds, scores are means, the interval goes from the lowest lower to the highest upper end, and a seed is as the
-    worst of its probes.
-
-    Args:
-        table: of `leakage_audit`; of several seeds one below the other.
-    """
-    return [_line(rows) for _, rows in table.groupby(["target", "latent"], sort=False)]
-
-
-def _line(rows: pd.DataFrame) -> str:
-    """Of one target and latent."""
-    first = rows.iloc[0]
-    place = f"{first['target']} from {first['latent']}" if first["latent"] else first["target"]
-    if first["verdict"] == NOT_AUDITED:
-        return f"{first['note']}: {place} is not audited"
-    scores = []
-    for probe, found in rows.groupby("probe", sort=False):
-        score, lower, upper = found["score"].mean(), found["lower"].min(), found["upper"].max()
-        scores.append(f"{_short(score)} [{_short(lower)}, {_short(upper)}] ({probe})")
-    name = "R²" if first["target"] == "depth" else "balanced accuracy"
-    within = " within classes" if first["target"] == "depth" or first["latent"] == "z_c" else ""
-    left_out = f"; {first['note']}: left out" if first["note"] else ""
-    return (
-        f"{place}: {name}{within} {', '.join(scores)}, chance {_short(first['chance'])}: {_over_seeds(rows)} "
-        f"(limit {_short(first['limit'])}){left_out}"
-    )
-
-
-def _over_seeds(rows: pd.DataFrame) -> str:
-    """The verdict of all seeds, or the worst and in how many of them it is."""
-    of_seed = [set(verdicts) for _, verdicts in rows.groupby("seed")["verdict"]]
-    worst = next(name for name in ("fail", "undecided", "pass") if any(name in found for found in of_seed))
-    n_worst = sum(worst in found for found in of_seed)
-    return worst if n_worst == len(of_seed) else f"{worst} in {n_worst} of {len(of_seed)} seeds"
-
-
-def _short(value: float) -> str:
-    """Two decimals without the leading 0: .28, -.03, 1.00."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{round(value, 2) + 0.0:.2f}")  # + 0.0: no -.00

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse.csgraph import connected_components
 
+from nvae_bio.config import EMPTY_NATS
 from nvae_bio.factors.usage import few
-from nvae_bio.train.held_out import EMPTY_NATS
 
 SPILLED = "S is too small"  # how the reading of a shared factor in private blocks ends
 

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
-from nvae_bio.audit import consensus_audit, suspect_table
+from nvae_bio.audit.suspects import consensus_audit, suspect_table
 from nvae_bio.config import FactorSettings, ReportSettings
 from nvae_bio.errors import UserError, about
 from nvae_bio.factors.associations import associate, columns_of, tags
@@ -38,7 +38,7 @@ from nvae_bio.factors.enrichment import enrich, read_gene_sets
 from nvae_bio.factors.intervals import MIN_DONORS, rubin_interval
 from nvae_bio.factors.leakage import leakage_audit
 from nvae_bio.factors.outcomes import Outcomes, judge, readings
-from nvae_bio.factors.power import power_table, under_powered
+from nvae_bio.factors.power_table import power_table, under_powered
 from nvae_bio.factors.seeds import class_intervals, report_seeds, top_features
 from nvae_bio.factors.summary import summary
 from nvae_bio.factors.together import check_audit, check_seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,7 @@ from nvae_bio.config import PowerSettings, ReportSettings
 from nvae_bio.factors.associations import OVER_DONORS
 from nvae_bio.factors.capacity import capacity_lines, is_active
 from nvae_bio.factors.enrichment import COLUMNS as ENRICHED
-from nvae_bio.factors.leakage import leakage_lines
-from nvae_bio.factors.power import power_lines
+from nvae_bio.factors.power_table import power_lines
 from nvae_bio.factors.reading import is_spilled
 
 MAX_SUSPECTS = 10
@@ -131,3 +131,47 @@ def _suspects(table: pd.DataFrame) -> Iterator[str]:
         )
         more = f", and {len(rows) - MAX_SUSPECTS} more" if len(rows) > MAX_SUSPECTS else ""
         yield f"- {suspicion}: {len(rows)}: {first}{more}"
+
+
+def leakage_lines(table: pd.DataFrame) -> list[str]:
+    """A plain line a target and latent.
+
+    Over seeds, scores are means, the interval goes from the lowest lower to the highest upper end, and a seed is as the
+    worst of its probes.
+
+    Args:
+        table: of `leakage_audit`; of several seeds one below the other.
+    """
+    return [_line(rows) for _, rows in table.groupby(["target", "latent"], sort=False)]
+
+
+def _line(rows: pd.DataFrame) -> str:
+    """Of one target and latent."""
+    first = rows.iloc[0]
+    place = f"{first['target']} from {first['latent']}" if first["latent"] else first["target"]
+    if first["verdict"] == schema.NOT_AUDITED:
+        return f"{first['note']}: {place} is not audited"
+    scores = []
+    for probe, found in rows.groupby("probe", sort=False):
+        score, lower, upper = found["score"].mean(), found["lower"].min(), found["upper"].max()
+        scores.append(f"{_short(score)} [{_short(lower)}, {_short(upper)}] ({probe})")
+    name = "R²" if first["target"] == "depth" else "balanced accuracy"
+    within = " within classes" if first["target"] == "depth" or first["latent"] == "z_c" else ""
+    left_out = f"; {first['note']}: left out" if first["note"] else ""
+    return (
+        f"{place}: {name}{within} {', '.join(scores)}, chance {_short(first['chance'])}: {_over_seeds(rows)} "
+        f"(limit {_short(first['limit'])}){left_out}"
+    )
+
+
+def _over_seeds(rows: pd.DataFrame) -> str:
+    """The verdict of all seeds, or the worst and in how many of them it is."""
+    of_seed = [set(verdicts) for _, verdicts in rows.groupby("seed")["verdict"]]
+    worst = next(name for name in ("fail", "undecided", "pass") if any(name in found for found in of_seed))
+    n_worst = sum(worst in found for found in of_seed)
+    return worst if n_worst == len(of_seed) else f"{worst} in {n_worst} of {len(of_seed)} seeds"
+
+
+def _short(value: float) -> str:
+    """Two decimals without the leading 0: .28, -.03, 1.00."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{round(value, 2) + 0.0:.2f}")  # + 0.0: no -.00

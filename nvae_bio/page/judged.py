@@ -14,8 +14,7 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.config import PageSettings, PowerSettings
 from nvae_bio.errors import listed
-from nvae_bio.factors.leakage import leakage_lines
-from nvae_bio.factors.summary import summary
+from nvae_bio.factors.summary import leakage_lines, summary
 from nvae_bio.page.pictures import Picture, factor_picture, power_picture, traversal_pictures
 from nvae_bio.page.points import scored_factors
 from nvae_bio.page.results import RunResults

@@ -11,9 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.errors import UserError, listed
 from nvae_bio.plot.panels import check_report, classes_of, scores_of
-from nvae_bio.trained import ModelCard
 
 GENERATED = ("samples", "traversals", "interpolations", "swaps")
 TABLES = (schema.MEMBERS, schema.ASSOCIATIONS, schema.LEAKAGE, schema.CAPACITY)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nvae_bio.card import load_card
 from nvae_bio.config import PageSettings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_embedded, read_factors, read_generated, read_prepared, read_scores, read_table
 from nvae_bio.errors import UserError
 from nvae_bio.page.build import build_page
 from nvae_bio.page.results import RunResults
-from nvae_bio.trained import load_card
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from nvae_bio import schema
+from nvae_bio.factors.decide import kind_of_null, of_kind, pooled
+from nvae_bio.factors.usage import training_sizes
 from nvae_bio.plot.panels import classes_of, say_in, settings_of, short, table_of
 from nvae_bio.plot.style import MISSING, OKABE_ITO
 
@@ -54,9 +56,6 @@ def pooled_null(report: AnnData, embedded: AnnData, statistic: str, name: str) -
     Returns:
         A row a value: class (its place) and value (nats), besides others; none where null values are not kept.
     """
-    from nvae_bio.factors.decide import kind_of_null, of_kind, pooled  # loads torch, which no other figure needs
-    from nvae_bio.factors.usage import training_sizes
-
     table, classes = table_of(report, schema.NULL), classes_of(report)
     if table.empty:
         return table

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from nvae_bio import schema
 from nvae_bio.config import ReportSettings
 from nvae_bio.errors import UserError
+from nvae_bio.factors.reading import is_spilled
 from nvae_bio.plot.factors import plot_bars, plot_effect
 from nvae_bio.plot.images import as_picture, tile
 from nvae_bio.plot.style import EFFECT_CMAP, OKABE_ITO
@@ -78,8 +79,6 @@ def settings_of(report: AnnData) -> ReportSettings:
 
 def is_of_one(report: AnnData) -> np.ndarray:
     """Which published factors count as what their kind says, not as a shared one that spilled into blocks, bool."""
-    from nvae_bio.factors.reading import is_spilled  # loads torch, which few figures need
-
     return np.asarray(report.obs["published"].to_numpy(bool) & ~is_spilled(report.obs))
 
 

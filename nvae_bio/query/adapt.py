@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.config import QuerySettings
 from nvae_bio.data.batch import Batch
 from nvae_bio.data.covariates import CategoricalCovariate
@@ -20,7 +21,7 @@ from nvae_bio.machine import pick_device, reproducible
 from nvae_bio.model import NVAE, NegativeBinomial
 from nvae_bio.model.covariates import CovariateEffect, LevelEffect
 from nvae_bio.query.read import Query
-from nvae_bio.trained import ModelCard, TrainedModel
+from nvae_bio.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 

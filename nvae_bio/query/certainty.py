@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from nvae_bio.audit import adjusted_bound
+from nvae_bio.audit.suspects import adjusted_bound
 from nvae_bio.query.distance import Distances
 from nvae_bio.query.score import Scores
 

@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.config import CountsSettings, Dataset, FeaturesSettings, QuerySettings, read_dataset
 from nvae_bio.data.counts import LIBRARY_COLUMN, row_sums
 from nvae_bio.data.names import as_text
@@ -31,7 +32,6 @@ from nvae_bio.prepare import (
     settled_labels,
     size_factor_scale,
 )
-from nvae_bio.trained import ModelCard
 
 logger = logging.getLogger(__name__)
 

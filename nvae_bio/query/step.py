@@ -12,6 +12,7 @@ import torch
 from anndata import AnnData
 
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.config import QuerySettings
 from nvae_bio.data.files import read_prepared, write_anndata
 from nvae_bio.data.samples import class_index
@@ -22,7 +23,7 @@ from nvae_bio.query.certainty import ClassPosterior, Strangeness, class_p, novel
 from nvae_bio.query.distance import Classed, training_distances
 from nvae_bio.query.read import Query, read_query, reference_query
 from nvae_bio.query.score import Scores, score_query
-from nvae_bio.trained import ModelCard, TrainedModel, load_model
+from nvae_bio.trained import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from nvae_bio.trained import Calibration
+from nvae_bio.card import Calibration
 
 N_BINS = 15
 TEMPERATURES = (0.05, 100.0)  # where the best one is looked for

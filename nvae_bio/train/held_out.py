@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_bio.config import ModelSettings
+from nvae_bio.config import EMPTY_NATS, ModelSettings
 from nvae_bio.data.samples import Samples
 from nvae_bio.model import NVAE
 from nvae_bio.train.state import CHUNK
-
-EMPTY_NATS = 0.05  # a latent with less KL in all its dims together holds nothing
 
 
 @dataclass(frozen=True)

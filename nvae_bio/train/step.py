@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import nvae_bio
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.config import FitSettings, LikelihoodName, TrainingSettings, check_model_fits, usual_epochs
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import open_prepared, write_table
@@ -40,7 +41,7 @@ from nvae_bio.train.loop import fit, train_steps
 from nvae_bio.train.moments import feature_moments, private_moments
 from nvae_bio.train.ranks import ALONE, Ranks, joined_ranks
 from nvae_bio.train.state import Epoch
-from nvae_bio.trained import ModelCard, TrainedModel, save_model
+from nvae_bio.trained import TrainedModel, save_model
 
 logger = logging.getLogger(__name__)
 

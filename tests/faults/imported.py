@@ -3,11 +3,13 @@
 import numba
 import torch._inductor  # noqa: F401 (torch does so where it is asked for the same bits)
 
-import nvae_bio.audit
+import nvae_bio.audit.step
 import nvae_bio.cli
 import nvae_bio.embed
 import nvae_bio.evaluate
-import nvae_bio.factors
+import nvae_bio.factors.null
+import nvae_bio.factors.power
+import nvae_bio.factors.step
 import nvae_bio.generate
 import nvae_bio.plot
 import nvae_bio.prepare

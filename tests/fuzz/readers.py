@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from sklearn.datasets import load_digits, load_wine
 
-from nvae_bio import factors as report_step
 from nvae_bio import schema
+from nvae_bio.card import ModelCard
 from nvae_bio.config import Dataset, FitSettings, load_config
 from nvae_bio.data import files
 from nvae_bio.data.builtin import pbmc68k
@@ -31,12 +31,13 @@ from nvae_bio.data.manifest import MANIFEST, OBS, Manifest, n_bytes_of
 from nvae_bio.data.samples import to_samples
 from nvae_bio.data.store import open_store
 from nvae_bio.embed import embed_data
+from nvae_bio.factors import report as report_step
 from nvae_bio.factors.enrichment import read_gene_sets
 from nvae_bio.prepare import prepare, prepare_data
 from nvae_bio.prepare.step import prepare_store
 from nvae_bio.train import checkpoint, train_model
 from nvae_bio.train.state import State
-from nvae_bio.trained import ModelCard, load_model, save_model
+from nvae_bio.trained import load_model, save_model
 from tests.data_files import settings, write_10x_h5, write_idx, write_labels, write_mtx
 from tests.fuzz.mutations import change_json
 from tests.toys import NO_UMAP, fit_settings
