@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from tests.conda import Conda, install_conda
 from tests.packages import Built, Installed, build, copy_repository, install
+from tests.warm import warm_programs
 
 matplotlib.use("Agg")
 # the same examples every time, and a slow machine is no error
@@ -44,6 +46,14 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Conda:
             install_conda(found.root)
             found.make_environment()
     return found
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`nvae-bio`, and what the jobs of a workflow start, come from a process that has all imported."""
+    with warm_programs(tmp_path_factory.mktemp("warm")) as programs, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join(map(str, (programs, Path(sys.executable).parent, os.environ["PATH"]))))
+        yield
 
 
 @pytest.fixture(scope="session")

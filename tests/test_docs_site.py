@@ -27,14 +27,13 @@ BEFORE_MATH = "window.MathJax && MathJax.startup && MathJax.startup.promise"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built anew, all code cells run."""
     folder = tmp_path_factory.mktemp("site")
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # cells call `nvae-bio`
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html", "-d"]
     done = subprocess.run(
         [*command, folder / "doctrees", ROOT / "docs", folder / "html"],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs},
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr  # kernels write there, too
     return folder / "html"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,14 @@ from nvae_bio.config import load_config, read_dataset
 from nvae_bio.prepare import prepare_data
 from tests.pages import text_in, tree_of
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [path for path in sorted((ROOT / "docs").rglob("*.ipynb")) if "_build" not in path.parts]
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`nvae-bio` in a folder, as from a shell."""
-    return subprocess.run(
-        [sys.executable, "-m", "nvae_bio", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["nvae-bio", *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_counts_to_start_with_are_those_of_the_default_config() -> None:

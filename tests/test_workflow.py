@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from PIL import Image
 from nvae_bio.check.costs import jobs_of
 from nvae_bio.config import FitSettings, ModelSettings, QuerySettings, load_config, load_settings
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(ROOT.glob("config/studies/*.yaml"))
 CONFIGS = sorted({*ROOT.glob("config/*.yaml"), *ROOT.glob("config/*/*.yaml")} - set(STUDIES))
@@ -67,9 +67,8 @@ GRAPH = {
 
 def snakemake(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow in `folder`, with the environment that runs the tests."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
-    return subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
 
 
 def dry_run(config: Path, folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -335,8 +334,8 @@ def test_the_slurm_profile_is_read() -> None:
     }
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def finished(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny config has run."""
     folder = tmp_path_factory.mktemp("workflow")
     done = snakemake("--cores", "2", "--configfile", TINY, folder=folder)

@@ -1,0 +1,118 @@
+"""A `python` for the jobs of a workflow: `python -m nvae_bio` is forked from a process that has all imported.
+
+A job of a tiny workflow computes for less time than it imports. Everything else about it is as always: Snakemake starts
+it through its shell, with its arguments, folder, environment and files, and sees its exit code. What is read when a
+library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENT = """#!{programs}/python3 -IS
+import json, os, socket, sys
+if sys.argv[1:3] != ["-m", "nvae_bio"] or sys.argv[3:4] == ["run"]:
+    os.execv("{programs}/python3", ["{programs}/python3", *sys.argv[1:]])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("{address}")
+    said = json.dumps([sys.argv[3:], os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [len(said).to_bytes(4, "big")], [0, 1, 2])
+    server.sendall(said)
+    sys.exit(int(server.recv(4) or b"1"))
+"""
+COMMAND = """#!/bin/sh
+exec "{programs}/python" -m nvae_bio "$@"
+"""
+
+
+@contextlib.contextmanager
+def warm_programs(folder: Path) -> Iterator[Path]:
+    """A folder for the front of PATH, for as long as its server lives.
+
+    It has such a `python`, a `python3` with the environment of this one, for which it is the folder of its programs,
+    and `nvae-bio`.
+    """
+    address, programs = folder / "server", folder / "bin"
+    programs.mkdir()
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+    (programs / "python3").symlink_to(Path(sys.executable).resolve())
+    for name, script in (("python", CLIENT), ("nvae-bio", COMMAND)):
+        (programs / name).write_text(script.format(programs=programs, address=address))
+        (programs / name).chmod(0o755)
+    command = [sys.executable, "-m", "tests.warm", str(address)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield programs
+        finally:
+            server.terminate()
+
+
+def _serve(address: str) -> None:
+    """Fork a process for each job that is asked for, and another that waits for it and tells how it ended."""
+    import tests.faults.imported  # noqa: F401
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        print("ready", flush=True)
+        while True:
+            job, _ = server.accept()
+            if os.fork() == 0:
+                server.close()
+                _answer(job)
+            job.close()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _answer(job: socket.socket) -> None:
+    """Run one job in a child, and send its exit code."""
+    length, descriptors, _, _ = socket.recv_fds(job, 4, 3)
+    arguments, folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
+    child = os.fork()
+    if child == 0:
+        job.close()
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+        os.closerange(3, 64)
+        os._exit(_run(arguments, folder, environment))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    job.sendall(str(code % 256).encode())
+    os._exit(0)
+
+
+def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
+    """What `python -m nvae_bio` does; its exit code."""
+    from nvae_bio.cli import main
+
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["nvae-bio", *arguments]
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
