@@ -27,6 +27,15 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 torch.set_num_threads(1)  # the same bits on every machine, and no worker takes another's core
 
 
+LONGEST = ("conda", "docs_site", "workflow", "slurm", "start", "faults", "docs_code", "ranks", "store", "packaging")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no worker is left alone with one at the end."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of the larger real data sets."""
