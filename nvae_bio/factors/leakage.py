@@ -19,6 +19,7 @@ from nvae_bio.config import ReportSettings
 from nvae_bio.errors import listed
 from nvae_bio.factors.intervals import CHUNK, resampled_units
 from nvae_bio.factors.probes import PROBES, ProbeName, make_probe
+from nvae_bio.factors.reading import NOT_AUDITED
 
 TARGETS = {
     "class": (schema.LABEL, "classes", "no class"),
@@ -98,7 +99,7 @@ def _unasked(target: str, latent: str, reason: str) -> dict[str, object]:
         "target": target,
         "latent": latent,
         "probe": "",
-        "verdict": schema.NOT_AUDITED,
+        "verdict": NOT_AUDITED,
         "resampled": "",
         "note": reason,
     }

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from nvae_bio.config import EMPTY_NATS
 from nvae_bio.factors.usage import few
 
+NOT_AUDITED = "not audited"  # a verdict of the leakage audit
 SPILLED = "S is too small"  # how the reading of a shared factor in private blocks ends
 
 

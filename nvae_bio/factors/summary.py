@@ -16,7 +16,7 @@ from nvae_bio.factors.associations import OVER_DONORS
 from nvae_bio.factors.capacity import capacity_lines, is_active
 from nvae_bio.factors.enrichment import COLUMNS as ENRICHED
 from nvae_bio.factors.power_table import power_lines
-from nvae_bio.factors.reading import is_spilled
+from nvae_bio.factors.reading import NOT_AUDITED, is_spilled
 
 MAX_SUSPECTS = 10
 MAX_APART = 10
@@ -149,7 +149,7 @@ def _line(rows: pd.DataFrame) -> str:
     """Of one target and latent."""
     first = rows.iloc[0]
     place = f"{first['target']} from {first['latent']}" if first["latent"] else first["target"]
-    if first["verdict"] == schema.NOT_AUDITED:
+    if first["verdict"] == NOT_AUDITED:
         return f"{first['note']}: {place} is not audited"
     scores = []
     for probe, found in rows.groupby("probe", sort=False):

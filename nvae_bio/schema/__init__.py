@@ -18,7 +18,6 @@ SOURCE_SPLIT = "source_split"
 N_GENES = "n_genes"
 MITO_SHARE = "mito_share"
 SPLITS = ("train", "validation", "test")
-NOT_AUDITED = "not audited"  # a verdict of the leakage audit
 RESERVED_OBS = (LABEL, SPLIT, FOLD, LIBRARY, SIZE_FACTOR, BATCH, DONOR, CONDITION)
 
 # prepared: var of images, and of features that were standardised
