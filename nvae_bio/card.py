@@ -76,10 +76,7 @@ class ModelCard(Settings):
         Raises:
             UserError: without the size that the model needs, or with pixels that its likelihood cannot score.
         """
-        from nvae_bio.data.samples import (  # loads torch, which most readers of a card do without
-            check_pixels,
-            to_samples,
-        )
+        from nvae_bio.data.samples import check_pixels, to_samples  # loads torch; most readers of a card need none
 
         samples = to_samples(prepared, self.classes, self.covariates, size=self.settings.model.size)
         check_pixels(samples.matrix, self.likelihood)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -60,10 +61,35 @@ def warm_programs(folder: Path) -> Iterator[Path]:
             server.terminate()
 
 
+def run_imported(arguments: list[str] | None, folder: str | Path, descriptors: dict[int, int]) -> int:
+    """What `python -m nvae_bio` does, in a process that was forked from one that has it imported; its exit code.
+
+    Args:
+        arguments: of the command; None for those of the process, which a guarded command reads in a child of its own.
+        folder: where it runs.
+        descriptors: open ones, by the number that they are to have.
+    """
+    from nvae_bio.cli import main
+
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked; tqdm makes a lock
+    os.chdir(folder)
+    for number, descriptor in descriptors.items():
+        os.dup2(descriptor, number)
+    try:
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
 def _serve(address: str) -> None:
-    """Fork a process for each job that is asked for, and another that waits for it and tells how it ended."""
+    """Fork a process for each job that is asked for."""
     import tests.faults.imported  # noqa: F401
 
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for them
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
@@ -71,47 +97,21 @@ def _serve(address: str) -> None:
         while True:
             job, _ = server.accept()
             if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 server.close()
                 _answer(job)
+                os._exit(0)
             job.close()
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
 
 
 def _answer(job: socket.socket) -> None:
-    """Run one job in a child, and send its exit code."""
+    """Run one job, and send its exit code; of one that crashes the caller sees the end of the connection."""
     length, descriptors, _, _ = socket.recv_fds(job, 4, 3)
     arguments, folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
-    child = os.fork()
-    if child == 0:
-        job.close()
-        for number, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, number)
-        os.closerange(3, 64)
-        os._exit(_run(arguments, folder, environment))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    job.sendall(str(code % 256).encode())
-    os._exit(0)
-
-
-def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
-    """What `python -m nvae_bio` does; its exit code."""
-    from nvae_bio.cli import main
-
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
-    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["nvae-bio", *arguments]
-    try:
-        code = main()
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    job.sendall(str(run_imported(None, folder, dict(enumerate(descriptors)))).encode())
 
 
 if __name__ == "__main__":

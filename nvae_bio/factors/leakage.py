@@ -95,14 +95,7 @@ def leakage_audit(embedded: AnnData, settings: ReportSettings, rng_seed: int = 0
 
 def _unasked(target: str, latent: str, reason: str) -> dict[str, object]:
     numbers = dict.fromkeys(("score", "lower", "upper", "chance", "share", "limit"), np.nan)
-    said = {
-        "target": target,
-        "latent": latent,
-        "probe": "",
-        "verdict": NOT_AUDITED,
-        "resampled": "",
-        "note": reason,
-    }
+    said = {"target": target, "latent": latent, "probe": "", "verdict": NOT_AUDITED, "resampled": "", "note": reason}
     return {**said, **numbers, "n_train": 0, "n_held_out": 0}
 
 

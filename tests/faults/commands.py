@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context, set_start_method
+from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from tests.faults.jobs import Job
+from tests.warm import run_imported
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.faults.imported"])
@@ -73,23 +72,10 @@ def run(job: Job, folder: Path, output: Path) -> int:
 
 
 def _command(arguments: list[str], folder: Path, output: Path) -> None:
-    """What `python -m nvae_bio` does, in a process that has it imported."""
-    from nvae_bio.cli import main
-
+    """Run a command in a session of its own."""
     os.setsid()
-    set_start_method("fork", force=True)  # as in a process that was not forked; tqdm makes a lock in its way
-    os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    try:
-        code = main(arguments)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    os._exit(run_imported(arguments, folder, {1: file, 2: file}))
 
 
 def _wait_for_group(running: Running) -> None:
