@@ -129,7 +129,8 @@ SLURM = {
 }
 
 
-def test_what_torchrun_and_srun_say_is_understood() -> None:
+def test_what_torchrun_and_srun_say_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # a SLURM that runs here would be asked where n2 is
     torchrun = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "n1", "MASTER_PORT": "1"}
     assert _from_torchrun(torchrun) == (Ranks(2, 4), 0, "env://")
     assert _from_torchrun({"WORLD_SIZE": "1"}) is None

@@ -25,12 +25,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from nvae_bio import trained as trained_module
 from nvae_bio.cli import main
 from nvae_bio.config import EmbeddingSettings, FitSettings
 from nvae_bio.data import stream
 from nvae_bio.data.files import append_rows, read_embedded, write_around
 from nvae_bio.data.packed import PackedMatrix, pack
+from nvae_bio.data import samples as samples_module
 from nvae_bio.data.samples import Samples, Windows, to_samples
 from nvae_bio.data.store import ROW, Store, open_store
 from nvae_bio.embed import embed, embed_data
@@ -288,7 +288,7 @@ def in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     def shuffled(*args: Any, **kwargs: Any) -> Samples:
         return replace(to_samples(*args, **kwargs), windows=Windows(BLOCK))
 
-    monkeypatch.setattr(trained_module, "to_samples", shuffled)
+    monkeypatch.setattr(samples_module, "to_samples", shuffled)
 
 
 FITS = {
