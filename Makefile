@@ -81,10 +81,11 @@ clean:
 	fi
 	"$(PYTHON)" -m venv --clear .venv
 
+# --no-compile: a third of the time of an installation, for modules of which most are never imported
 .venv/.workflow: .venv/bin/python constraints.txt pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
 .venv/.test: .venv/bin/python constraints.txt pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,slurm,test]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[docs,slurm,test]'
 	touch $@ .venv/.workflow

@@ -74,7 +74,8 @@ class Conda:
         left_out = ("PYTHON", "VIRTUAL_ENV", "CONDA")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         path = f"{self.root / 'bin'}{os.pathsep}{os.defpath}"
-        return kept | {"PATH": path, "SNAKEMAKE_CONDA_PREFIX": str(environments or self.environments)}
+        set_here = {"PATH": path, "SNAKEMAKE_CONDA_PREFIX": str(environments or self.environments), "PIP_NO_COMPILE": "1"}
+        return kept | set_here
 
     def run(self, *command: str, folder: Path, environments: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in a folder."""
