@@ -27,10 +27,10 @@ from scipy import sparse
 
 from nvae_bio.cli import main
 from nvae_bio.config import EmbeddingSettings, FitSettings
+from nvae_bio.data import samples as samples_module
 from nvae_bio.data import stream
 from nvae_bio.data.files import append_rows, read_embedded, write_around
 from nvae_bio.data.packed import PackedMatrix, pack
-from nvae_bio.data import samples as samples_module
 from nvae_bio.data.samples import Samples, Windows, to_samples
 from nvae_bio.data.store import ROW, Store, open_store
 from nvae_bio.embed import embed, embed_data
@@ -431,6 +431,7 @@ PEAK = """
 import sys
 from benchmarks.memory import peak_mb
 from nvae_bio.cli import cli
+from nvae_bio.data import samples as samples_module
 from nvae_bio.data import stream
 from nvae_bio.prepare import packing, step
 
