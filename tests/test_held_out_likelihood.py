@@ -64,7 +64,7 @@ def estimated(model: NVAE, n_draws: int, seed: int = 0, rows: Tensor | None = No
 )
 def test_it_is_the_exact_log_likelihood_of_a_linear_gaussian_model(variant: str, dims: dict[str, int]) -> None:
     model = make_gaussian(variant, **dims)
-    found, samples = estimated(model, 20_000), make_samples()
+    found, samples = estimated(model, 4_000), make_samples()
     known = np.stack([exact(model, samples, y) for y in range(3)], axis=1)
     np.testing.assert_allclose(found.by_class.numpy(), known, atol=0.15)
     own = known[np.arange(N), np.arange(N) % 3]
@@ -76,7 +76,7 @@ def test_it_is_the_exact_log_likelihood_of_a_linear_gaussian_model(variant: str,
 
 def test_a_model_that_sees_no_label_has_one_likelihood() -> None:
     model = make_gaussian("vae", n_private=0)
-    found = estimated(model, 20_000)
+    found = estimated(model, 4_000)
     np.testing.assert_allclose(found.marginal.numpy(), exact(model, make_samples(), 0), atol=0.15)
     assert torch.equal(found.marginal, found.given_label) and torch.equal(found.marginal, found.joint)
 
