@@ -26,7 +26,7 @@ def shorten(config: Path) -> None:
     """One seed, few epochs, one refit of each null in every run: asked is whether its jobs have what they need."""
     settings = yaml.safe_load(config.read_text())
     for run in settings["runs"].values():
-        run |= {"seeds": [0], "training": run["training"] | {"max_epochs": 5}, "report": {"n_refits": 1}}
+        run |= {"seeds": [0], "training": run["training"] | {"max_epochs": 20}, "report": {"n_refits": 1}}
     config.write_text(yaml.safe_dump(settings))
 
 
