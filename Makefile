@@ -81,7 +81,7 @@ clean:
 	fi
 	"$(PYTHON)" -m venv --clear .venv
 
-# --no-compile: a third of the time of an installation, for modules of which most are never imported
+# --no-compile: a module is compiled when it is first imported, and most never are
 .venv/.workflow: .venv/bin/python constraints.txt pyproject.toml
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@

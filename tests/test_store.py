@@ -431,7 +431,6 @@ PEAK = """
 import sys
 from benchmarks.memory import peak_mb
 from nvae_bio.cli import cli
-from nvae_bio.data import samples as samples_module
 from nvae_bio.data import stream
 from nvae_bio.prepare import packing, step
 

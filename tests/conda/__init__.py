@@ -74,8 +74,8 @@ class Conda:
         left_out = ("PYTHON", "VIRTUAL_ENV", "CONDA")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         path = f"{self.root / 'bin'}{os.pathsep}{os.defpath}"
-        prefix = str(environments or self.environments)
-        return kept | {"PATH": path, "SNAKEMAKE_CONDA_PREFIX": prefix, "PIP_NO_COMPILE": "1"}
+        made_in = str(environments or self.environments)
+        return kept | {"PATH": path, "SNAKEMAKE_CONDA_PREFIX": made_in, "PIP_NO_COMPILE": "1"}
 
     def run(self, *command: str, folder: Path, environments: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in a folder."""
