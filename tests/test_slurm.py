@@ -35,7 +35,7 @@ from tests.slurm.workflow import (
 REASON, NO_CONDA = why_not(), conda_support.why_not()
 pytestmark = pytest.mark.slow
 
-LONG = {"max_epochs": 2500}  # so that there is time to do something to it
+LONG = {"max_epochs": 1200}  # so that there is time to do something to it
 SEEDS = [f"results/cells/{seed}/{name}" for seed in (0, 1) for name in ("model.safetensors", "history.parquet")]
 EMBEDDINGS = [f"results/cells/{seed}/figures/posterior.png" for seed in (0, 1)]
 PAGES = "results/cells/figures/pages"
@@ -59,11 +59,11 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the workflow has run on this machine alone."""
+def here(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the workflow has run on this machine alone, without SLURM and each job's imports."""
     folder = tmp_path_factory.mktemp("here")
     write_config(folder)
-    run_here(folder, REPORT, "--cores", "2")
+    run_here(folder, REPORT, "--cores", "2", environ=dict(os.environ))
     return folder
 
 
