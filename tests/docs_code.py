@@ -20,6 +20,7 @@ from typing import Any
 import click
 import yaml
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from snakemake.cli import get_argument_parser
 
 from nvae_bio.cli import cli
@@ -85,16 +86,22 @@ def text_of(page: str) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
+@cache
+def parsed(page: str) -> list[Token]:
+    """What a page is made of; it is asked for often."""
+    return MarkdownIt().parse(text_of(page))
+
+
 def blocks(page: str, language: str | None = None) -> list[Block]:
     """The fenced blocks of a page, or those of a language; the cells of a notebook page have another, `{code-cell}`."""
-    fences = [token for token in MarkdownIt().parse(text_of(page)) if token.type == "fence"]
+    fences = [token for token in parsed(page) if token.type == "fence"]
     found = [Block(page, token.map[0] + 1, token.info.split(" ")[0], token.content) for token in fences if token.map]
     return [block for block in found if language in (None, block.language)]
 
 
 def inline_code(page: str) -> list[str]:
     """What stands between single backticks."""
-    inline = [child for token in MarkdownIt().parse(text_of(page)) for child in token.children or []]
+    inline = [child for token in parsed(page) for child in token.children or []]
     return [child.content for child in inline if child.type == "code_inline"]
 
 
