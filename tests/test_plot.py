@@ -107,14 +107,20 @@ def test_the_heat_map_shows_the_numbers_of_the_report() -> None:
     np.testing.assert_allclose(np.ravel(mesh.get_array()), report.obsm["kl_by_class"][rows].T.ravel())
 
 
-def test_the_figure_says_where_only_a_part_was_laid_out() -> None:
+@pytest.fixture
+def quick_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two dims in place of a UMAP, which is compiled for longer than all else takes; what is drawn of it is the same."""
+    monkeypatch.setattr("nvae_bio.embed.step._umap", lambda embedding, seed: embedding[:, :2])
+
+
+def test_the_figure_says_where_only_a_part_was_laid_out(quick_layout: None) -> None:
     adata = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings(umap_max_samples=120))
     figure = plot_shared_embedding(adata)
     assert "120 of 300 samples" in texts(figure)
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 120
 
 
-def test_umaps_are_coloured_by_class_batch_donor_and_condition() -> None:
+def test_umaps_are_coloured_by_class_batch_donor_and_condition(quick_layout: None) -> None:
     adata = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings())
     said = texts(plot_shared_embedding(adata))
     assert all(f"by {key}" in said for key in ("label", "donor", "condition"))
