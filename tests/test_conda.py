@@ -24,7 +24,9 @@ from tests.packages import Installed, copy_repository
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 
-OTHER_HAS_IT = {"embedding": {"umap": False}, "report": {"n_refits": 0}} | dict.fromkeys(("audit", "export"), "off")
+OTHER_HAS_IT = {"embedding": {"umap": False}, "report": {"n_refits": 0}} | dict.fromkeys(
+    ("audit", "evaluation", "export", "page"), "off"
+)
 
 
 def shorten(config: Path) -> None:

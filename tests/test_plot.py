@@ -109,7 +109,7 @@ def test_the_heat_map_shows_the_numbers_of_the_report() -> None:
 
 @pytest.fixture
 def quick_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two dims in place of a UMAP, which is compiled for longer than all else takes; what is drawn of it is the same."""
+    """Two dims in place of a UMAP, which is compiled for longer than all else takes; it is drawn in the same way."""
     monkeypatch.setattr("nvae_bio.embed.step._umap", lambda embedding, seed: embedding[:, :2])
 
 
