@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -67,7 +66,7 @@ GRAPH = {
 
 def snakemake(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow in `folder`, with the environment that runs the tests."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
+    command = ["python", "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
     return subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
 
 

@@ -1,13 +1,15 @@
-"""A `python` for the jobs of a workflow: `python -m nvae_bio` is forked from a process that has all imported.
+"""A `python` for a workflow: `-m nvae_bio` and `-m snakemake` are forked from a process that has all imported.
 
-A job of a tiny workflow computes for less time than it imports. Everything else about it is as always: Snakemake starts
-it through its shell, with its arguments, folder, environment and files, and sees its exit code. What is read when a
-library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow without it.
+A tiny workflow, and a job of one, computes for less time than it imports. Everything else about a job is as always:
+Snakemake starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What
+is read when a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow
+without it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,11 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = """#!{programs}/python3 -IS
 import json, os, socket, sys
-if sys.argv[1:3] != ["-m", "nvae_bio"] or sys.argv[3:4] == ["run"]:
+if sys.argv[1:2] != ["-m"] or sys.argv[2:3] not in (["nvae_bio"], ["snakemake"]) or sys.argv[3:4] == ["run"]:
     os.execv("{programs}/python3", ["{programs}/python3", *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
-    said = json.dumps([sys.argv[3:], os.getcwd(), dict(os.environ)]).encode()
+    said = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [len(said).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(said)
     sys.exit(int(server.recv(4) or b"1"))
@@ -61,22 +63,26 @@ def warm_programs(folder: Path) -> Iterator[Path]:
             server.terminate()
 
 
-def run_imported(arguments: list[str] | None, folder: str | Path, descriptors: dict[int, int]) -> int:
-    """What `python -m nvae_bio` does, in a process that was forked from one that has it imported; its exit code.
+def run_imported(
+    arguments: list[str] | None, folder: str | Path, descriptors: dict[int, int], module: str = "nvae_bio"
+) -> int:
+    """What `python -m` does of a module, in a process that was forked from one that has it imported; its exit code.
 
     Args:
         arguments: of the command; None for those of the process, which a guarded command reads in a child of its own.
         folder: where it runs.
         descriptors: open ones, by the number that they are to have.
+        module: nvae_bio or snakemake.
     """
-    from nvae_bio.cli import main
-
+    main = importlib.import_module(f"{module}.cli").main
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked; tqdm makes a lock
     os.chdir(folder)
     for number, descriptor in descriptors.items():
         os.dup2(descriptor, number)
     try:
         code = main(arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -87,6 +93,8 @@ def run_imported(arguments: list[str] | None, folder: str | Path, descriptors: d
 
 def _serve(address: str) -> None:
     """Fork a process for each job that is asked for."""
+    import snakemake.cli  # noqa: F401
+
     import tests.faults.imported  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for them
@@ -107,11 +115,11 @@ def _serve(address: str) -> None:
 def _answer(job: socket.socket) -> None:
     """Run one job, and send its exit code; of one that crashes the caller sees the end of the connection."""
     length, descriptors, _, _ = socket.recv_fds(job, 4, 3)
-    arguments, folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
+    (module, *arguments), folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["nvae-bio", *arguments]
-    job.sendall(str(run_imported(None, folder, dict(enumerate(descriptors)))).encode())
+    sys.argv = ["nvae-bio" if module == "nvae_bio" else module, *arguments]
+    job.sendall(str(run_imported(None, folder, dict(enumerate(descriptors)), module)).encode())
 
 
 if __name__ == "__main__":
