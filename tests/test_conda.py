@@ -7,7 +7,6 @@ that runs the tests is on the path of the jobs.
 import json
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,11 @@ def test_default_workflow_has_run(clone: Path) -> None:
 
 def test_every_rule_of_the_default_workflow_has_run(clone: Path) -> None:
     settings = load_config(ROOT / "config" / "config.yaml")
-    rules = Counter({"prepare_data": 1})
+    rules = {"prepare_data"}
     for run in settings.runs.values():
-        is_images = settings.datasets[run.dataset].kind == "images"
-        rules += jobs_of(run, is_images, run.evaluation is not None)
-    assert {path.parent.name for path in (clone / "benchmarks").glob("*/*.tsv")} == set(rules)
+        jobs = jobs_of(run, settings.datasets[run.dataset].kind == "images", run.evaluation is not None)
+        rules |= {rule for rule, n in jobs.items() if n}
+    assert {path.parent.name for path in (clone / "benchmarks").glob("*/*.tsv")} == rules
 
 
 def test_nothing_is_left_to_do(clone: Path, conda: Conda) -> None:

@@ -42,7 +42,7 @@ from nvae_bio.plot import (
 )
 from nvae_bio.plot.images import as_picture, tile
 from nvae_bio.plot.style import FORMATS, OKABE_ITO, colors_of, house_style, save_figure
-from tests.toys import PREPARED, embedded, prepared_counts, prepared_images, trained
+from tests.toys import PREPARED, QUICK_UMAP, embedded, prepared_counts, prepared_images, trained
 
 VARIANTS = ["nvae", "cvae", "vae", "per_class"]
 
@@ -107,20 +107,16 @@ def test_the_heat_map_shows_the_numbers_of_the_report() -> None:
     np.testing.assert_allclose(np.ravel(mesh.get_array()), report.obsm["kl_by_class"][rows].T.ravel())
 
 
-@pytest.fixture
-def quick_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two dims in place of a UMAP, which is compiled for longer than all else takes; it is drawn in the same way."""
-    monkeypatch.setattr("nvae_bio.embed.step._umap", lambda embedding, seed: embedding[:, :2])
-
-
-def test_the_figure_says_where_only_a_part_was_laid_out(quick_layout: None) -> None:
+@QUICK_UMAP
+def test_the_figure_says_where_only_a_part_was_laid_out() -> None:
     adata = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings(umap_max_samples=120))
     figure = plot_shared_embedding(adata)
     assert "120 of 300 samples" in texts(figure)
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 120
 
 
-def test_umaps_are_coloured_by_class_batch_donor_and_condition(quick_layout: None) -> None:
+@QUICK_UMAP
+def test_umaps_are_coloured_by_class_batch_donor_and_condition() -> None:
     adata = embed_data(prepared_counts(), trained("counts"), EmbeddingSettings())
     said = texts(plot_shared_embedding(adata))
     assert all(f"by {key}" in said for key in ("label", "donor", "condition"))

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from nvae_bio.trained import TrainedModel
 CLASSES = ["c0", "c1", "c2"]
 N_PER_CLASS = 300
 NO_UMAP = EmbeddingSettings(umap=False)
+# two dims in place of a UMAP, which takes 15 s to compile: for tests of what is made of a layout
+QUICK_UMAP = patch("nvae_bio.embed.step._umap", lambda embedding, seed: embedding[:, :2])
 
 
 def factors_of(seed: int, n_per_class: int = N_PER_CLASS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

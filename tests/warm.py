@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = """#!{programs}/python3 -IS
 import json, os, socket, sys
-if sys.argv[1:2] != ["-m"] or sys.argv[2:3] not in (["nvae_bio"], ["snakemake"]) or sys.argv[3:4] == ["run"]:
+if sys.argv[1:3] not in (["-m", "nvae_bio"], ["-m", "snakemake"]) or sys.argv[3:4] == ["run"]:
     os.execv("{programs}/python3", ["{programs}/python3", *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
@@ -118,7 +118,7 @@ def _answer(job: socket.socket) -> None:
     (module, *arguments), folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["nvae-bio" if module == "nvae_bio" else module, *arguments]
+    sys.argv = [module.replace("_", "-"), *arguments]
     job.sendall(str(run_imported(None, folder, dict(enumerate(descriptors)), module)).encode())
 
 
