@@ -83,12 +83,12 @@ def reproducible(n_threads: int) -> Iterator[None]:
     the block do the same; those that it started before do not, and are slower for it.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic  # its attribute is made as torch is imported: mypy sees none
     filled = memory.fill_uninitialized_memory
     flushed = not torch.tensor(1e-30).mul(1e-10).item()
     torch.set_num_threads(n_threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` imports a compiler that we do not use
     memory.fill_uninitialized_memory = False
     torch.set_flush_denormal(True)
     try:
@@ -96,5 +96,5 @@ def reproducible(n_threads: int) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(flushed)
         memory.fill_uninitialized_memory = filled
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.set_num_threads(threads)

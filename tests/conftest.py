@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from tests.conda import Conda, install_conda
 from tests.packages import Built, Installed, build, copy_repository, install
-from tests.warm import warm_programs
+from tests.warm import start_server
 
 matplotlib.use("Agg")
 # the same examples every time, and a slow machine is no error
@@ -46,10 +46,16 @@ def data_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def conda(tmp_path_factory: pytest.TempPathFactory) -> Conda:
-    """A conda installation with the environment of environment.yml, which all workers share."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers share."""
     base = tmp_path_factory.getbasetemp()
-    found = Conda((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "conda")
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def conda(shared: Path) -> Conda:
+    """A conda installation with the environment of environment.yml, which all workers share."""
+    found = Conda(shared / "conda")
     with FileLock(f"{found.root}.lock"):
         if not found.root.exists():
             install_conda(found.root)
@@ -57,11 +63,23 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Conda:
     return found
 
 
+@pytest.fixture(scope="session")
+def warm_programs(shared: Path) -> Path:
+    """Programs that fork from a process which has all imported: one that all workers share."""
+    folder = shared / "warm"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            start_server(folder, os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    return folder
+
+
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`nvae-bio`, and what the jobs of a workflow start, come from a process that has all imported."""
-    with warm_programs(tmp_path_factory.mktemp("warm")) as programs, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", os.pathsep.join(map(str, (programs, Path(sys.executable).parent, os.environ["PATH"]))))
+def warm(warm_programs: Path) -> Iterator[None]:
+    """`nvae-bio`, what the jobs of a workflow start, and kernels come from a process that has all imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        programs = (warm_programs / "bin", Path(sys.executable).parent, os.environ["PATH"])
+        patch.setenv("PATH", os.pathsep.join(map(str, programs)))
+        patch.setenv("JUPYTER_PATH", str(warm_programs))
         yield
 
 

@@ -1,30 +1,30 @@
-"""A `python` for a workflow: `-m nvae_bio` and `-m snakemake` are forked from a process that has all imported.
+"""A `python` for workflows and notebooks: what it runs is forked from a process that has all imported.
 
-A tiny workflow, and a job of one, computes for less time than it imports. Everything else about a job is as always:
-Snakemake starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What
-is read when a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow
-without it.
+That holds for `-m nvae_bio`, `-m snakemake` and kernels. A tiny workflow, and a job of one, computes for less time than
+it imports, and a UMAP is compiled for longer than a notebook trains. Everything else about a job is as always: Snakemake
+starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What is read when
+a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow without it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = """#!{programs}/python3 -IS
 import json, os, socket, sys
-if sys.argv[1:3] not in (["-m", "nvae_bio"], ["-m", "snakemake"]) or sys.argv[3:4] == ["run"]:
+modules = ("nvae_bio", "snakemake", "ipykernel_launcher")
+if sys.argv[1:2] != ["-m"] or sys.argv[2] not in modules or sys.argv[3:4] == ["run"]:
     os.execv("{programs}/python3", ["{programs}/python3", *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
@@ -38,29 +38,25 @@ exec "{programs}/python" -m nvae_bio "$@"
 """
 
 
-@contextlib.contextmanager
-def warm_programs(folder: Path) -> Iterator[Path]:
-    """A folder for the front of PATH, for as long as its server lives.
+def start_server(folder: Path, owner: int) -> None:
+    """Fill a folder, and start its server, which ends soon after the process `owner`.
 
-    It has such a `python`, a `python3` with the environment of this one, for which it is the folder of its programs,
-    and `nvae-bio`.
+    `bin`, for the front of PATH, has such a `python`, a `python3` with the environment of this one, for which it is the
+    folder of its programs, and `nvae-bio`; `kernels`, for JUPYTER_PATH, has a kernel that such a `python` starts.
     """
-    address, programs = folder / "server", folder / "bin"
-    programs.mkdir()
+    address, programs, kernel = folder / "server", folder / "bin", folder / "kernels" / "python3"
+    programs.mkdir(parents=True)
+    kernel.mkdir(parents=True)
     (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
     (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
     (programs / "python3").symlink_to(Path(sys.executable).resolve())
     for name, script in (("python", CLIENT), ("nvae-bio", COMMAND)):
         (programs / name).write_text(script.format(programs=programs, address=address))
         (programs / name).chmod(0o755)
-    command = [sys.executable, "-m", "tests.warm", str(address)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == b"ready\n"
-            yield programs
-        finally:
-            server.terminate()
+    argv = [str(programs / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    command = [sys.executable, "-m", "tests.warm", str(address), str(owner)]
+    subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
 
 
 def run_imported(
@@ -72,9 +68,9 @@ def run_imported(
         arguments: of the command; None for those of the process, which a guarded command reads in a child of its own.
         folder: where it runs.
         descriptors: open ones, by the number that they are to have.
-        module: nvae_bio or snakemake.
+        module: nvae_bio, snakemake or ipykernel_launcher.
     """
-    main = importlib.import_module(f"{module}.cli").main
+    main = _start_kernel if module == "ipykernel_launcher" else importlib.import_module(f"{module}.cli").main
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked; tqdm makes a lock
     os.chdir(folder)
     for number, descriptor in descriptors.items():
@@ -91,18 +87,40 @@ def run_imported(
     return code
 
 
-def _serve(address: str) -> None:
-    """Fork a process for each job that is asked for."""
+def _start_kernel(_: None) -> None:
+    """Run the kernel that the process was asked for."""
+    import matplotlib as mpl
+    from ipykernel.kernelapp import launch_new_instance
+
+    mpl.rcParams["backend"] = "module://matplotlib_inline.backend_inline"  # of a variable that a kernel sets too late
+    launch_new_instance()
+
+
+def _prepare() -> None:
+    """Import all that jobs and kernels need, and have a UMAP compiled."""
+    import ipykernel.kernelapp
+    import numpy as np
     import snakemake.cli  # noqa: F401
 
-    import tests.faults.imported  # noqa: F401
+    import tests.faults.imported
+    from nvae_bio.embed.step import _umap
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for them
+    _umap(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), 0)
+
+
+def _serve(address: str, owner: int) -> None:
+    """Fork a process for each job that is asked for, for as long as the process `owner` lives."""
+    _prepare()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
-        print("ready", flush=True)
-        while True:
+        if os.fork() != 0:
+            return  # the other one is ready
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for its jobs
+        while Path(f"/proc/{owner}").exists():
+            if not select.select([server], [], [], 1)[0]:
+                continue
             job, _ = server.accept()
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -110,6 +128,7 @@ def _serve(address: str) -> None:
                 _answer(job)
                 os._exit(0)
             job.close()
+        os._exit(0)
 
 
 def _answer(job: socket.socket) -> None:
@@ -123,4 +142,4 @@ def _answer(job: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -1,7 +1,7 @@
 """All that the commands import, which the server of `commands` does before it forks."""
 
 import numba
-import torch._inductor  # noqa: F401 (torch does so where it is asked for the same bits)
+import torch._dynamo  # noqa: F401 (an optimiser of torch does so)
 
 import nvae_bio.audit.step
 import nvae_bio.cli
