@@ -63,7 +63,7 @@ def here(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the workflow has run on this machine alone, without SLURM and each job's imports."""
     folder = tmp_path_factory.mktemp("here")
     write_config(folder)
-    run_here(folder, REPORT, "--cores", "2", environ=dict(os.environ))
+    run_here(folder, REPORT, "--cores", "2")
     return folder
 
 

@@ -86,10 +86,10 @@ def command(folder: Path, *more: str | Path, snakefile: Path) -> list[str]:
     return [*start, *map(str, more), "--configfile", str(folder / "config.yaml")]
 
 
-def run_here(folder: Path, *more: str | Path, environ: dict[str, str] | None = None) -> None:
-    """Snakemake on this machine alone, to its end."""
-    words = [sys.executable, "-m", "snakemake", *command(folder, *more, snakefile=SNAKEFILE)]
-    done = subprocess.run(words, env=environ or environment(), capture_output=True, text=True)
+def run_here(folder: Path, *more: str | Path) -> None:
+    """Snakemake on this machine alone, to its end, with the `python` that is found first."""
+    words = ["python", "-m", "snakemake", *command(folder, *more, snakefile=SNAKEFILE)]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
 
 
