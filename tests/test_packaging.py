@@ -124,6 +124,7 @@ def test_the_slurm_profile_of_the_wheel_is_used(installed: Installed, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")  # for the checkout alone
 def test_an_example_from_the_wheel_has_the_bits_that_the_checkout_makes(installed: Installed, tmp_path: Path) -> None:
     folder, other = tmp_path / "installed", tmp_path / "checkout"
     folder.mkdir()

@@ -45,8 +45,9 @@ def alone(case: str) -> list[pd.DataFrame]:
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_they_train_to_what_one_process_does(n: int, tmp_path: Path) -> None:
-    done = run_ranks(n, "-m", "tests.rank_worker", str(tmp_path))
+def test_they_train_to_what_one_process_does(n: int, tmp_path: Path, warm_programs: Path) -> None:
+    python = str(warm_programs / "bin" / "python")  # imports once for all of them
+    done = run_ranks(n, "-m", "tests.rank_worker", str(tmp_path), PYTHON_EXEC=python)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.iterdir())) == 8  # each once: by the first process
     for case, (_, _, seeds) in rank_worker.CASES.items():

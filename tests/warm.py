@@ -1,34 +1,40 @@
 """A `python` for workflows and notebooks: what it runs is forked from a process that has all imported.
 
-That holds for `-m nvae_bio`, `-m snakemake` and kernels. A tiny workflow, and a job of one, computes for less time than
-it imports, and a UMAP is compiled for longer than a notebook trains. Everything else about a job is as always: Snakemake
-starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What is read when
-a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow without it.
+That holds for `-m nvae_bio`, `-m snakemake` and kernels. A tiny workflow, and a job of one, computes for less time
+than it imports, and a UMAP is compiled for longer than a notebook trains. Everything else about a job is as always:
+Snakemake starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What
+is read when a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow
+without it.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import matplotlib
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = """#!{programs}/python3 -IS
 import json, os, socket, sys
-modules = ("nvae_bio", "snakemake", "ipykernel_launcher")
-if sys.argv[1:2] != ["-m"] or sys.argv[2] not in modules or sys.argv[3:4] == ["run"]:
+modules = ("nvae_bio", "snakemake", "ipykernel_launcher", "tests.rank_worker")
+arguments = [word for word in sys.argv[1:] if word != "-u"]  # torchrun's, for output at once
+if arguments[:1] != ["-m"] or arguments[1] not in modules or arguments[2:3] == ["run"]:
     os.execv("{programs}/python3", ["{programs}/python3", *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
-    said = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
+    said = json.dumps([arguments[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [len(said).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(said)
     sys.exit(int(server.recv(4) or b"1"))
@@ -59,24 +65,21 @@ def start_server(folder: Path, owner: int) -> None:
     subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
 
 
-def run_imported(
-    arguments: list[str] | None, folder: str | Path, descriptors: dict[int, int], module: str = "nvae_bio"
-) -> int:
-    """What `python -m` does of a module, in a process that was forked from one that has it imported; its exit code.
+def run_imported(call: Callable[[], object], folder: str | Path, descriptors: dict[int, int]) -> int:
+    """A program, in a process that was forked from one that has imported what it needs; its exit code.
 
     Args:
-        arguments: of the command; None for those of the process, which a guarded command reads in a child of its own.
+        call: runs it; it ends by itself, or by SystemExit.
         folder: where it runs.
         descriptors: open ones, by the number that they are to have.
-        module: nvae_bio, snakemake or ipykernel_launcher.
     """
-    main = _start_kernel if module == "ipykernel_launcher" else importlib.import_module(f"{module}.cli").main
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked; tqdm makes a lock
     os.chdir(folder)
     for number, descriptor in descriptors.items():
         os.dup2(descriptor, number)
+    code = 0
     try:
-        code = main(arguments)
+        call()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -87,22 +90,14 @@ def run_imported(
     return code
 
 
-def _start_kernel(_: None) -> None:
-    """Run the kernel that the process was asked for."""
-    import matplotlib as mpl
-    from ipykernel.kernelapp import launch_new_instance
-
-    mpl.rcParams["backend"] = "module://matplotlib_inline.backend_inline"  # of a variable that a kernel sets too late
-    launch_new_instance()
-
-
 def _prepare() -> None:
     """Import all that jobs and kernels need, and have a UMAP compiled."""
-    import ipykernel.kernelapp
+    import ipykernel.kernelapp  # noqa: F401
     import numpy as np
     import snakemake.cli  # noqa: F401
 
     import tests.faults.imported
+    import tests.rank_worker  # noqa: F401
     from nvae_bio.embed.step import _umap
 
     _umap(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), 0)
@@ -137,8 +132,12 @@ def _answer(job: socket.socket) -> None:
     (module, *arguments), folder, environment = json.loads(job.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [module.replace("_", "-"), *arguments]
-    job.sendall(str(run_imported(None, folder, dict(enumerate(descriptors)), module)).encode())
+    sys.argv = [module, *arguments]
+    if module == "ipykernel_launcher":  # a kernel would set a variable that was read when matplotlib was imported
+        matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
+    del sys.modules["tests.rank_worker"]  # it would be said to be there twice
+    call = partial(runpy.run_module, module, run_name="__main__", alter_sys=True)
+    job.sendall(str(run_imported(call, folder, dict(enumerate(descriptors)))).encode())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from nvae_bio.cli import main
 from tests.faults.jobs import Job
 from tests.warm import run_imported
 
@@ -75,7 +77,7 @@ def _command(arguments: list[str], folder: Path, output: Path) -> None:
     """Run a command in a session of its own."""
     os.setsid()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os._exit(run_imported(arguments, folder, {1: file, 2: file}))
+    os._exit(run_imported(lambda: sys.exit(main(arguments)), folder, {1: file, 2: file}))
 
 
 def _wait_for_group(running: Running) -> None:
