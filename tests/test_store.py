@@ -41,7 +41,7 @@ from nvae_bio.train import train_model, train_models
 from nvae_bio.trained import save_model
 from tests.data_files import settings, toy_counts, write_labels, write_mtx
 from tests.small_models import law
-from tests.toys import fit_settings
+from tests.toys import QUICK_UMAP, fit_settings
 
 BLOCK = 16
 SIZE_KEYS = {"library_key": "all", "size_factor_key": "size"}
@@ -313,6 +313,7 @@ def test_training_from_a_store_has_the_bits_of_memory_in_the_same_order(
 
 
 @pytest.mark.usefixtures("in_windows")
+@QUICK_UMAP
 def test_an_embedding_from_a_store_is_that_of_memory(
     known: tuple[Store, PackedMatrix, AnnData, Path], tmp_path: Path
 ) -> None:

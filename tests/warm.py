@@ -91,7 +91,7 @@ def run_imported(call: Callable[[], object], folder: str | Path, descriptors: di
 
 
 def _prepare() -> None:
-    """Import all that jobs and kernels need, and have a UMAP compiled."""
+    """Import all that jobs and kernels need; have a UMAP compiled, and our loops, which are kept for all others."""
     import ipykernel.kernelapp  # noqa: F401
     import numpy as np
     import snakemake.cli  # noqa: F401
@@ -99,7 +99,9 @@ def _prepare() -> None:
     import tests.faults.imported
     import tests.rank_worker  # noqa: F401
     from nvae_bio.embed.step import _umap
+    from tests import kernel_bits
 
+    kernel_bits.main()
     _umap(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), 0)
 
 
