@@ -1,10 +1,10 @@
 """A `python` for workflows and notebooks: what it runs is forked from a process that has all imported.
 
-That holds for `-m nvae_bio`, `-m snakemake` and kernels. A tiny workflow, and a job of one, computes for less time
-than it imports, and a UMAP is compiled for longer than a notebook trains. Everything else about a job is as always:
-Snakemake starts it through its shell, with its arguments, folder, environment and files, and sees its exit code. What
-is read when a library is imported, like OMP_NUM_THREADS, is that of the server. tests/test_conda.py runs a workflow
-without it.
+That holds for `-m nvae_bio`, `-m snakemake`, kernels, and the ranks of tests/test_ranks.py. A tiny workflow, and a job
+of one, computes for less time than it imports, and a UMAP is compiled for longer than a notebook trains. Everything
+else about a job is as always: Snakemake starts it through its shell, with its arguments, folder, environment and files,
+and sees its exit code. What is read when a library is imported, like OMP_NUM_THREADS, is that of the server.
+tests/test_conda.py runs a workflow without it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _prepare() -> None:
     import snakemake.cli  # noqa: F401
 
     import tests.faults.imported
-    import tests.rank_worker  # noqa: F401
+    import tests.test_unlabelled  # noqa: F401 (as ranks do)
     from nvae_bio.embed.step import _umap
     from tests import kernel_bits
 
@@ -137,7 +137,6 @@ def _answer(job: socket.socket) -> None:
     sys.argv = [module, *arguments]
     if module == "ipykernel_launcher":  # a kernel would set a variable that was read when matplotlib was imported
         matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
-    del sys.modules["tests.rank_worker"]  # it would be said to be there twice
     call = partial(runpy.run_module, module, run_name="__main__", alter_sys=True)
     job.sendall(str(run_imported(call, folder, dict(enumerate(descriptors)))).encode())
 
