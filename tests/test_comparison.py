@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nvae_bio.data.files import SCORE_COLUMNS
 from tools import comparison_tables
 from tools.comparison_tables import NOT_YET, TARGET, main, render, study_table
 
@@ -40,7 +41,8 @@ def test_a_table_has_means_over_seeds_in_the_order_asked(tmp_path: Path, monkeyp
             ("without_b", "scanvi", 0, 0.2), ("without_nk", "scanvi", 0, 0.4), ("without_b", "other", 0, 0.1),
         )
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["study", "dataset", "variant", "seed", "metric", "value"])
+    table = pd.DataFrame(rows, columns=["study", *SCORE_COLUMNS[:5]])
+    table["package"], table["saw_labels"] = "", table["variant"] != "other"
     table.to_csv(tmp_path / "query.csv", index=False)
     found = study_table("query", ["query_accuracy"], ["nvae-default", "scanvi"], mean_over="without_")
     assert found.splitlines()[2:] == [
@@ -48,3 +50,5 @@ def test_a_table_has_means_over_seeds_in_the_order_asked(tmp_path: Path, monkeyp
         "| all | SCANVI | 2 | 0.600 ± 0.141 |",
         "| mean of without_… | SCANVI | 1 | 0.300 |",
     ]
+    below = study_table("query", ["query_accuracy"], ["scanvi", "other"], with_notes=True).splitlines()[-1]
+    assert below == "Saw the labels (the classes): `SCANVI`; did not: `other`."

@@ -242,7 +242,7 @@ def test_all_scores_of_a_run_are_written_and_a_foreign_truth_is_refused(tmp_path
     command = ["evaluate", "--kind=planted", *files, f"--output={output}", "--dataset=toy", "--variant=mine"]
     assert main([*command, f"--truth={tmp_path / 'truth.h5ad'}"]) == 0
     table = pd.read_csv(output)
-    assert list(table.columns) == ["dataset", "variant", "seed", "metric", "value"]
+    assert list(table.columns) == ["dataset", "variant", "seed", "metric", "value", "package", "saw_labels"]
     assert set(table["dataset"] + table["variant"] + table["seed"].astype(str)) == {"toymine3"}
     written = dict(zip(table["metric"], table["value"], strict=True))
     assert written == pytest.approx(scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from itertools import islice
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 
 from nvae_bio import report_seeds, save_model, schema
 from nvae_bio.cli import main
-from nvae_bio.config import EvaluationSettings
+from nvae_bio.config import SEE_LABELS, EvaluationSettings
 from nvae_bio.data.files import read_scores, write_anndata
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate import extra
 from nvae_bio.evaluate.classifiers import BATCH, Form, Known, artificial_scores, fit_classifier, make_net, mixed, usable
+from nvae_bio.evaluate.common import score_table
 from nvae_bio.evaluate.counts import _differences
 from nvae_bio.evaluate.decision import calibration_error, decision_scores
 from nvae_bio.evaluate.embeddings import FITS, embedding_scores
@@ -342,6 +346,7 @@ def test_the_command_scores_an_embedding_and_refuses_what_is_none(
     assert main([*command, "--method", "ica", *settings, "--seed=1", "--seed=2"]) == 0
     table = read_scores([output])
     assert set(table["seed"]) == {1, 2} and {"r2_true_shared", "leakage_linear"} <= set(table["metric"])
+    assert not table["saw_labels"].any() and set(table["package"]) == {""}
     for options, said in (
         (["--method", "cnmf", *settings], "method 'cnmf' has no scores of kind 'model'; allowed: pca, ica, nmf"),
         (["--method", "pca", settings[0]], "kind 'model' needs --n-latent and --settings"),
@@ -349,6 +354,35 @@ def test_the_command_scores_an_embedding_and_refuses_what_is_none(
     ):
         assert main([*command, *options]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_table_says_by_what_its_scores_are_and_who_saw_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extra, "version", {"drvi-py": "1.2", "scib-metrics": "3.4"}.__getitem__)
+    scores = {"lms_spn[a]": 0.1, "scib_bio_shared": 0.2, "log_px": -3.0, "finer_accuracy_linear[a]": 0.5}
+    table = score_table({0: scores}, "d", "v", saw_labels=True).set_index("metric")
+    assert table["package"].to_dict() == {
+        "lms_spn[a]": "drvi-py 1.2", "scib_bio_shared": "scib-metrics 3.4",
+        "log_px": "", "finer_accuracy_linear[a]": "",
+    }  # fmt: skip
+    assert table["saw_labels"].all() and not score_table({0: scores}, "d", "v", saw_labels=False)["saw_labels"].any()
+    assert set(SEE_LABELS) == {"scanvi"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scib_metrics") is None, reason="scib-metrics is not installed")
+def test_scores_of_the_libraries_are_stamped_with_their_versions() -> None:
+    adata, rng = PREPARED["features"](), np.random.default_rng(0)
+    adata.obs["finer"] = adata.obs["label"].astype(str) + rng.choice([" a", " b"], adata.n_obs)
+    kinds = adata.obs["finer"].astype("category").cat.codes.to_numpy()
+    of_kind = np.eye(kinds.max() + 1)[kinds] + 0.05 * rng.normal(size=(adata.n_obs, kinds.max() + 1))
+    settings = EvaluationSettings(scores=["finer", "scib"], finer_key="finer")
+    best, blind = (
+        embedding_scores(adata, (z, None), settings, None) for z in (of_kind, rng.normal(size=of_kind.shape))
+    )
+    for name in ("lms_smi[c0]", "lms_spn[c0]", "scib_bio"):
+        assert best[name] > blind[name] + 0.2
+    table = score_table({0: best}, "d", "v", saw_labels=False).set_index("metric")
+    assert table["package"]["scib_bio"] == f"scib-metrics {importlib.metadata.version('scib-metrics')}"
+    assert table["package"]["lms_smi[c0]"] == f"drvi-py {importlib.metadata.version('drvi-py')}"
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------
@@ -379,16 +413,23 @@ def test_samples_without_a_held_out_part_or_of_another_model_are_refused() -> No
         Evaluation(trained("features"), embedded("counts"), settings)
 
 
-def make_files(folder: Path) -> list[str]:
+def make_files(folder: Path, variant: str = "nvae") -> list[str]:
     """A model with its embedded samples and report; the options that name them."""
-    save_model(trained("features"), folder / "m.safetensors", folder / "m.json")
-    adata = embedded("features")
+    save_model(trained("features", variant), folder / "m.safetensors", folder / "m.json")
+    adata = embedded("features", variant)
     write_anndata(adata, folder / "embedded.h5ad")
     write_anndata(report_seeds([adata]), folder / "report.h5ad")
     return [
         *("--embedded", str(folder / "embedded.h5ad"), "--report", str(folder / "report.h5ad")),
         *("--weights", str(folder / "m.safetensors"), "--card", str(folder / "m.json")),
     ]
+
+
+@pytest.mark.parametrize("variant", ["nvae", "vae", "cvae"])
+def test_the_table_says_whether_the_model_was_told_the_classes(variant: str, tmp_path: Path) -> None:
+    files, output = make_files(tmp_path, variant), tmp_path / "scores.csv"
+    assert main(["evaluate", "--kind", "model", *files, "--output", str(output)]) == 0
+    assert set(read_scores([output])["saw_labels"]) == {variant != "vae"}
 
 
 def test_the_command_writes_a_tidy_table_and_its_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,7 +467,7 @@ def test_wrong_settings_end_in_one_line(
 
 
 def test_a_figure_says_when_there_is_nothing_to_show(tmp_path: Path) -> None:
-    table = pd.DataFrame({"dataset": "d", "variant": "v", "seed": [0], "metric": ["own_block_kl"], "value": [0.1]})
+    table = score_table({0: {"own_block_kl": 0.1}}, "d", "v", saw_labels=True)
     table.to_csv(tmp_path / "scores.csv", index=False)
     plot(tmp_path, evaluation=tmp_path / "scores.csv")
     assert "No scores that a figure shows" in (tmp_path / "scores.svg").read_text()

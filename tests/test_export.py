@@ -23,7 +23,7 @@ import nvae_bio
 from nvae_bio import schema
 from nvae_bio.cli import main
 from nvae_bio.config import ExportSettings
-from nvae_bio.data.files import read_table, write_anndata, write_csv, write_table
+from nvae_bio.data.files import SCORE_COLUMNS, read_table, write_anndata, write_csv, write_table
 from nvae_bio.errors import UserError
 from nvae_bio.export import describe_model, explorer_data, export_tables
 from nvae_bio.export.explorer import UNKNOWN
@@ -201,8 +201,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_anndata(report.embedded.copy(), tmp_path / "scores.h5ad")
     nvae_bio.save_model(trained("counts"), tmp_path / "model.safetensors", tmp_path / "model.json")
     write_table(trained("counts").history, tmp_path / "history.parquet")
-    rows = [("cells", "mine", seed, "log_px", -100.5 - seed) for seed in (0, 1)]
-    write_csv(pd.DataFrame(rows, columns=["dataset", "variant", "seed", "metric", "value"]), tmp_path / "scores.csv")
+    rows = [("cells", "mine", seed, "log_px", -100.5 - seed, "", True) for seed in (0, 1)]
+    rows += [("cells", "mine", seed, "scib_bio", 0.25 + seed, "scib-metrics 1.2", True) for seed in (0, 1)]
+    write_csv(pd.DataFrame(rows, columns=SCORE_COLUMNS), tmp_path / "scores.csv")
     return tmp_path
 
 
@@ -233,6 +234,7 @@ def test_a_model_card_has_the_figures_of_its_files_and_says_what_is_absent(folde
     assert model.card.fingerprint in text
     assert json.loads(Path("model.json").read_text())["weights_sha256"] in text
     assert "| `log_px` | -100.5 |" in text and "-101.5" not in text
+    assert "The model was told the classes." in text and "| `scib_bio` (scib-metrics 1.2) | 0.25 |" in text
     best = model.history.query("epoch == @model.card.best_epoch and split == 'validation'")["elbo"].item()
     assert f"{best:,.4g}" in text
     counts = embedded("counts").obs.query("label == 'c1'")["split"].value_counts()

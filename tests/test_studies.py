@@ -13,7 +13,7 @@ import yaml
 from nvae_bio.config import FitSettings, StudySettings, WorkflowSettings, load_config, parse_settings
 from nvae_bio.data.files import SCORE_COLUMNS
 from nvae_bio.errors import UserError
-from nvae_bio.evaluate.study import marked, of_metric, page_text, plot_scores, study, summary
+from nvae_bio.evaluate.study import marked, notes, of_metric, page_text, plot_scores, study, summary
 from tools import gather_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,8 @@ def make_condition(changes: dict[str, Any], dataset: dict[str, Any] | None = Non
 
 
 def make_scores(rows: list[tuple[str, str, int, str, float]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["dataset", "variant", "seed", "metric", "value"])
+    """A table of scores of methods that saw the labels."""
+    return pd.DataFrame([(*row, "", True) for row in rows], columns=SCORE_COLUMNS)
 
 
 def test_a_simulated_row_has_a_simulation_a_data_set_and_a_run_for_each_seed() -> None:
@@ -269,6 +270,19 @@ def test_the_summary_has_mean_and_spread_over_seeds() -> None:
     assert table.to_numpy().tolist() == [["d", "v", 3, "0.300 ± 0.265", "–"], ["d", "w", 1, "–", "500.0"]]
 
 
+def test_below_the_table_stands_who_saw_the_labels_and_by_what_the_scores_are() -> None:
+    ours = make_scores([("d", "ours", 0, "scib_bio", 0.4), ("d", "ours", 0, "lms_smi[a]", 0.2)])
+    ours["package"] = ["scib-metrics 1.2", "drvi-py 3.4"]
+    peer = make_scores([("d", "pca", 0, "scib_bio", 0.8), ("d", "pca", 0, "log_px", -1.0)]).assign(saw_labels=False)
+    peer.loc[0, "package"] = "scib-metrics 1.3"
+    scores = pd.concat([ours, peer], ignore_index=True)
+    assert notes(scores, ["scib_bio", "lms_smi", "log_px"]) == (
+        "Saw the labels (the classes): `ours`; did not: `pca`. "
+        "By scib-metrics 1.2: `scib_bio`. By drvi-py 3.4: `lms_smi`. By scib-metrics 1.3: `scib_bio`."
+    )
+    assert notes(peer, ["log_px"]) == "Did not see the labels (the classes): `pca`."
+
+
 def test_prose_outside_the_markers_survives() -> None:
     first = page_text(None, pd.DataFrame({"a": [1]}), "mine")
     assert marked("table").search(first)
@@ -288,10 +302,11 @@ def test_scores_of_runs_become_table_page_and_figure(tmp_path: Path) -> None:
     table, page, figure = (tmp_path / f"s.{suffix}" for suffix in ("csv", "md", "png"))
     study(paths, table, page, figure, settings)
     gathered = pd.read_csv(table)
-    assert list(gathered.columns) == ["study", "dataset", "variant", "seed", "metric", "value"]
+    assert list(gathered.columns) == ["study", *SCORE_COLUMNS]
     assert len(gathered) == 6
     assert gathered["value"].max() == pytest.approx(2 / 3, abs=1e-6)
-    assert "| d | wide | 3 | 0.333 ± 0.333 |" in page.read_text()
+    below = "Saw the labels (the classes): `nvae-default`, `wide`."
+    assert f"| d | wide | 3 | 0.333 ± 0.333 |\n\n{below}\n" in page.read_text()
     assert figure.stat().st_size > 1000
     kept = tmp_path / "s.figures" / "d.png"
     study(paths, table, page, figure, settings, [(figure, kept)])
@@ -316,7 +331,7 @@ def test_every_study_of_the_repository_has_seeds_enough() -> None:
 def test_a_panel_has_the_lines_that_have_its_metric_and_a_metric_of_one_line_has_none() -> None:
     rows = [(data, "ours", seed, "fdr", 0.1 * seed) for data in ("a", "b") for seed in range(3)]
     rows += [("a", other, 0, "auroc", 0.9) for other in ("ours", "peer")] + [("a", "ours", 0, "alone", 1.0)]
-    scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    scores = make_scores(rows)
     first, second = plot_scores(scores, {"fdr": 0.05, "alone": None, "auroc": None}).axes
     assert [ax.get_title() for ax in (first, second)] == ["fdr", "auroc"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["a · ours", "b · ours"]
@@ -336,7 +351,7 @@ def test_a_study_made_in_parts_keeps_what_was_there(tmp_path: Path, monkeypatch:
         folder = tmp_path / name / "results" / variant
         folder.mkdir(parents=True)
         rows = [("yale", variant, seed, "r2_azimuth", value + seed) for seed in range(3)]
-        pd.DataFrame(rows, columns=SCORE_COLUMNS).to_csv(folder / "scores.csv", index=False)
+        make_scores(rows).to_csv(folder / "scores.csv", index=False)
         return tmp_path / name
 
     first = gather_study.gather(config, [part("a", "pca", 0.5), part("b", "nvae-default", 0.1)])

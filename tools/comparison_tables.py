@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nvae_bio.evaluate.study import by_title, fill_marked, markdown, summary
+from nvae_bio.evaluate.study import by_title, fill_marked, markdown, notes, summary
 from tools.generated import write_or_check
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +48,7 @@ def study_table(
     datasets: Sequence[str] = (),
     *,
     mean_over: str = "",
+    with_notes: bool = False,
 ) -> str:
     """Mean ± standard deviation over seeds, a line a data set and method, from docs/studies/NAME.csv.
 
@@ -57,6 +58,7 @@ def study_table(
         variants: which, in this order; all if none is named.
         datasets: which, in this order; all if none is named.
         mean_over: data sets whose names begin so count as one: of each seed the mean over them.
+        with_notes: say below who saw the labels, and the versions of the libraries that scored.
     """
     path = STUDIES / f"{name}.csv"
     if not path.exists():
@@ -74,7 +76,11 @@ def study_table(
             found = found.sort_values(column, key=partial(_places, wanted), kind="stable")
     found = found.assign(variant=found["variant"].map(lambda variant: NAMES.get(variant, variant)))
     found = found.rename(columns={"variant": "method"})
-    return markdown(found if found["dataset"].nunique() > 1 else found.drop(columns="dataset"))
+    table = markdown(found if found["dataset"].nunique() > 1 else found.drop(columns="dataset"))
+    if with_notes:
+        told = scores[scores["variant"].isin(variants)].replace({"variant": NAMES}).fillna({"package": ""})
+        return f"{table}\n\n{notes(told, metrics)}"
+    return table
 
 
 def _places(order: Sequence[str], names: pd.Series) -> pd.Series:
@@ -137,7 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "planted": partial(
         study_table, "planted", PLANTED, ("nvae-default",), (MAIN_ROW, "counts_none", "counts_shift", "images_rot17")
     ),
-    "pbmc": partial(study_table, "pbmc", PBMC, PBMC_METHODS),
+    "pbmc": partial(study_table, "pbmc", PBMC, PBMC_METHODS, with_notes=True),
     "kang": partial(study_table, "kang", KANG, ("nvae-default", "vae", "scvi", "scanvi", "pca", "nmf")),
     "query": partial(
         study_table, "query", QUERY, ("nvae-default", "scanvi", "pca_knn"), mean_over="without_"

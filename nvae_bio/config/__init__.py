@@ -72,6 +72,7 @@ from nvae_bio.config.simulations import (
 )
 from nvae_bio.config.studies import (
     BASELINES,
+    SEE_LABELS,
     Baseline,
     Calls,
     ConditionSettings,
@@ -88,6 +89,7 @@ __all__ = [
     "BY_KIND",
     "EMPTY_NATS",
     "LIKELIHOODS",
+    "SEE_LABELS",
     "AuditSettings",
     "Baseline",
     "Calls",

@@ -30,6 +30,7 @@ BASELINES: dict[str, tuple[Baseline, ...]] = {
     "factors": ("drvi", "cnmf"),
     "model": ("pca", "ica", "nmf", "scvi", "scanvi", "drvi"),
 }
+SEE_LABELS: tuple[Baseline, ...] = ("scanvi",)  # baselines that are told the classes
 
 
 class ConditionSettings(Settings):

@@ -32,7 +32,7 @@ ZARR_ROWS = 8192  # rows of a matrix copied at a time
 COMPRESSED = {"compression": "gzip", "compression_opts": 1}  # of the arrays of an .h5ad
 CHECKSUM = b"nvae-bio sha256"  # metadata of a parquet table
 PREPARED_KEYS = ("classes", "fingerprint", "settings", "removed")  # of uns, beside the kind
-SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value"]  # of a table of scores
+SCORE_COLUMNS = ["dataset", "variant", "seed", "metric", "value", "package", "saw_labels"]  # of a table of scores
 
 
 class Disk(io.FileIO):
@@ -232,7 +232,15 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
         parts.append(read_file(path, pd.read_csv, "a table of scores (.csv)"))
         if list(parts[-1].columns) != SCORE_COLUMNS:
             raise UserError(f"{path}: columns {', '.join(parts[-1].columns)}; expected {', '.join(SCORE_COLUMNS)}")
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).astype({"package": object}).fillna({"package": ""})
+
+
+def named_with_package(scores: pd.DataFrame, form: str = "{}") -> list[str]:
+    """Metrics of a table of scores as they are shown: with the library and version that each is by, if any."""
+    return [
+        form.format(metric) + (f" ({package})" if package else "")
+        for metric, package in zip(scores["metric"], scores["package"], strict=True)
+    ]
 
 
 def read_prepared(path: Path) -> AnnData:

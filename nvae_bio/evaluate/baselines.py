@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.decomposition import NMF, PCA
 
 from nvae_bio import schema
-from nvae_bio.config import Baseline, ConditionSettings
+from nvae_bio.config import SEE_LABELS, Baseline, ConditionSettings
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.common import score_table
@@ -153,7 +153,7 @@ def baseline(
     settings: ConditionSettings,
     names: tuple[str, str],
 ) -> None:
-    """Score a baseline with every seed, and write dataset, variant, seed, metric, value as .csv.
+    """Score a baseline with every seed, and write the tidy table of `score_table` as .csv.
 
     Args:
         method: `pca`, `nmf`, `scvi` or `scanvi`.
@@ -169,6 +169,6 @@ def baseline(
     """
     adata = read_prepared(data)
     scores = {seed: baseline_scores(method, adata, settings, n_latent, seed) for seed in seeds}
-    table = score_table(scores, *names)
+    table = score_table(scores, *names, saw_labels=method in SEE_LABELS)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", *names, len(table))

@@ -10,14 +10,28 @@ from scipy import sparse
 from nvae_bio import schema
 from nvae_bio.data.files import SCORE_COLUMNS
 from nvae_bio.errors import UserError
+from nvae_bio.evaluate.extra import scored_by
 from nvae_bio.evaluate.probes import leakage
 
 ACTIVE_UNIT = 0.01  # prior variances; Burda et al. 2016, arXiv:1509.00519, section 5.2
 
 
-def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str) -> pd.DataFrame:
-    """Seed → metric → value as a long table: dataset, variant, seed, metric, value."""
-    rows = [(dataset, variant, seed, *item) for seed, found in scores.items() for item in found.items()]
+def score_table(scores: dict[int, dict[str, float]], dataset: str, variant: str, *, saw_labels: bool) -> pd.DataFrame:
+    """Seed → metric → value as a long table.
+
+    Args:
+        scores: of each seed.
+        dataset, variant: what it calls the data and the method.
+        saw_labels: whether the method was told the classes of the samples that it was fitted on.
+
+    Returns:
+        dataset, variant, seed, metric, value, package, saw_labels.
+    """
+    rows = [
+        (dataset, variant, seed, metric, value, scored_by(metric), saw_labels)
+        for seed, found in scores.items()
+        for metric, value in found.items()
+    ]
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from sklearn.decomposition import NMF, PCA, FastICA
 
 from nvae_bio import schema
-from nvae_bio.config import Baseline, EvaluationSettings
+from nvae_bio.config import SEE_LABELS, Baseline, EvaluationSettings
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.baselines import NMF_ITERATIONS, fit_scvi
@@ -139,6 +139,6 @@ def embed_baseline(
     scores = {
         seed: embedding_scores(adata, fit_embedding(method, adata, n_latent, seed), settings, shape) for seed in seeds
     }
-    table = score_table(scores, *names)
+    table = score_table(scores, *names, saw_labels=method in SEE_LABELS)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", *names, len(table))

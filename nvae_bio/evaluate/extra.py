@@ -8,12 +8,23 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from types import ModuleType
 
 from nvae_bio.errors import UserError
 
 TALKATIVE = ("drvi", "scvi", "lightning.pytorch", "lightning.fabric")  # loggers
 NAMES = {"scvi": "scvi-tools"}  # of packages that are not called as their modules
+SCORED_BY = {"lms_": "drvi-py", "scib_": "scib-metrics"}  # beginning of a metric's name → library whose metric it is
+
+
+def scored_by(metric: str) -> str:
+    """The library of the extra that a score is by and its version, for versions differ in value; else empty.
+
+    >>> scored_by("log_px")
+    ''
+    """
+    return next((f"{name} {version(name)}" for start, name in SCORED_BY.items() if metric.startswith(start)), "")
 
 
 @contextmanager

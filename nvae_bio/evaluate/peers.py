@@ -20,7 +20,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nvae_bio import schema
-from nvae_bio.config import Baseline
+from nvae_bio.config import SEE_LABELS, Baseline
 from nvae_bio.data.covariates import CovariateSet
 from nvae_bio.data.files import read_prepared, write_csv
 from nvae_bio.errors import UserError
@@ -173,7 +173,7 @@ FITS: dict[str, Callable[[AnnData, int], Published]] = {"drvi": fit_drvi, "cnmf"
 
 
 def peer(method: Baseline, data: Path, truth: Path, seeds: Sequence[int], output: Path, names: tuple[str, str]) -> None:
-    """Score the factors of a method with every seed, and write dataset, variant, seed, metric, value as .csv.
+    """Score the factors of a method with every seed, and write the tidy table of `score_table` as .csv.
 
     Args:
         method: `drvi` or `cnmf`.
@@ -190,6 +190,6 @@ def peer(method: Baseline, data: Path, truth: Path, seeds: Sequence[int], output
     if adata.uns[schema.DATA]["kind"] != "counts":
         raise UserError(f"baseline {method!r}: data of kind {adata.uns[schema.DATA]['kind']!r}; allowed: counts")
     scores = {seed: factor_scores(FITS[method](adata, seed), adata, known) for seed in seeds}
-    table = score_table(scores, *names)
+    table = score_table(scores, *names, saw_labels=method in SEE_LABELS)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", *names, len(table))

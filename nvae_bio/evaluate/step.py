@@ -159,6 +159,13 @@ def _seed(adata: AnnData) -> int:
     return int(adata.uns[schema.MODEL]["seed"])
 
 
+def _saw_labels(path: Path) -> bool:
+    """Whether the model that embedded the samples was told their classes: all are but `vae`."""
+    embedded = read_h5ad(path, backed="r")
+    embedded.file.close()
+    return str(embedded.uns[schema.MODEL]["variant"]) != "vae"
+
+
 def evaluate(
     kind: Evaluated,
     run: ScoredRun,
@@ -167,7 +174,7 @@ def evaluate(
     dataset: str = "data",
     variant: str = "model",
 ) -> None:
-    """Score every seed of a run, and write dataset, variant, seed, metric, value as .csv.
+    """Score every seed of a run, and write the tidy table of `score_table` as .csv.
 
     Args:
         kind: what is scored. `planted`: each seed against the truth of a simulation; `factors`: published factors
@@ -191,6 +198,6 @@ def evaluate(
         "model": partial(_model, settings=evaluation),
     }
     scores = kinds[kind](run)
-    table = score_table(scores, dataset, variant)
+    table = score_table(scores, dataset, variant, saw_labels=_saw_labels(run.embedded[0]))
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))

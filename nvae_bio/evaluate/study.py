@@ -33,12 +33,16 @@ def of_metric(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def summary(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """A row a data set and variant: number of seeds, and mean ± standard deviation over seeds of each metric."""
+    """A row a data set and variant: number of seeds, and mean ± standard deviation over seeds of each metric.
+
+    A metric that no line has is left out.
+    """
     places = scores[["dataset", "variant"]].drop_duplicates()
     table = places.assign(seeds=[scores[_at(scores, *place)]["seed"].nunique() for place in places.to_numpy()])
     for metric in metrics:
         found = of_metric(scores, metric)
-        table[metric] = [_mean_and_spread(found[_at(found, *place)]["value"]) for place in places.to_numpy()]
+        if len(found):
+            table[metric] = [_mean_and_spread(found[_at(found, *place)]["value"]) for place in places.to_numpy()]
     return table
 
 
@@ -66,6 +70,25 @@ def markdown(table: pd.DataFrame) -> str:
     """
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in table.astype(object).to_numpy())])
+
+
+def notes(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """Which methods saw the labels, and by what library of which version each metric is that is not our own.
+
+    Args:
+        scores: of the study.
+        metrics: that its page shows.
+    """
+    saw = scores.groupby("variant", sort=False)["saw_labels"].any()
+    seeing, others = (", ".join(f"`{name}`" for name in saw.index[of]) for of in (saw, ~saw))
+    said = [f"Saw the labels (the classes): {seeing}" + (f"; did not: {others}." if others else ".")]
+    if not seeing:
+        said = [f"Did not see the labels (the classes): {others}."]
+    plain = scores["metric"].str.replace(r"\[.*\]$", "", regex=True)
+    shown = scores[plain.isin(metrics) & (scores["package"] != "")]
+    for package, found in plain[shown.index].groupby(shown["package"], sort=False):
+        said.append(f"By {package}: {', '.join(f'`{metric}`' for metric in found.unique())}.")
+    return " ".join(said)
 
 
 def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figure:
@@ -106,15 +129,15 @@ def _plot_metric(panel: Axes, found: pd.DataFrame, places: np.ndarray, bar: floa
     panel.locator_params(axis="x", nbins=4)
 
 
-def page_text(before: str | None, table: pd.DataFrame, name: str) -> str:
-    """The page with its table made anew; a page that is not there yet is started.
+def page_text(before: str | None, table: pd.DataFrame, name: str, below: str = "") -> str:
+    """The page with its table, and what stands below it, made anew; a page that is not there yet is started.
 
     Raises:
         UserError: the markers are not there, once.
     """
     text = START.format(name=name, figure=f"{name}.png") if before is None else before
     try:
-        return fill_marked(text, "table", markdown(table))
+        return fill_marked(text, "table", f"{markdown(table)}\n\n{below}".strip())
     except ValueError as error:
         raise UserError(f"{name}.md: {error}") from None
 
@@ -179,7 +202,8 @@ def study(
     found = read_scores(scores)
     before = page.read_text(encoding="utf-8") if page.exists() else None
     shown = by_title(found) if settings.evaluate == "factors" else found
-    text = page_text(before, summary(shown, list(settings.metrics)), settings.name)
+    metrics = list(settings.metrics)
+    text = page_text(before, summary(shown, metrics), settings.name, notes(shown, metrics))
     with house_style():
         drawn = plot_scores(shown, settings.metrics)
         with atomic_path(figure) as part:

@@ -12,6 +12,7 @@ from anndata import AnnData
 from nvae_bio import schema
 from nvae_bio.card import ModelCard
 from nvae_bio.citation import CITATION
+from nvae_bio.data.files import named_with_package
 from nvae_bio.errors import listed
 from nvae_bio.factors.capacity import is_active
 
@@ -156,9 +157,11 @@ def _evaluation(card: ModelCard, evaluation: pd.DataFrame | None) -> Iterator[st
     if own is None or not len(own):
         yield f"Scores on held-out samples: {ABSENT} (`evaluation: on` makes them)."
         return
-    yield "Scores on held-out samples; docs/studies/README.md says what each is."
+    told = "was" if own["saw_labels"].all() else "was not"
+    yield f"Scores on held-out samples; docs/studies/README.md says what each is. The model {told} told the classes."
     yield ""
-    rows = [(f"`{row['metric']}`", float(row["value"])) for _, row in own.head(MOST_SCORES).iterrows()]
+    shown = own.head(MOST_SCORES)
+    rows = list(zip(named_with_package(shown, "`{}`"), shown["value"].astype(float), strict=True))
     yield from _table(rows, ("score", "value"))
     if len(own) > MOST_SCORES:
         yield ""

@@ -30,7 +30,7 @@ class RunResults:
         embedded: the samples as one seed embeds them; its own blocks are shown.
         cards: of the models, a seed each.
         histories: of their trainings, in the same order.
-        evaluation: scores of the run (dataset, variant, seed, metric, value); None where it was not evaluated.
+        evaluation: scores of the run, as `scores.csv` has them; None where it was not evaluated.
         generated: of images, what one seed draws: samples, traversals, interpolations and swaps, any of them.
     """
 

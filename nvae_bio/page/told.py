@@ -11,6 +11,7 @@ import pandas as pd
 
 import nvae_bio
 from nvae_bio import schema
+from nvae_bio.data.files import named_with_package
 from nvae_bio.factors.capacity import is_active
 from nvae_bio.factors.reading import is_spilled
 from nvae_bio.page.results import RunResults
@@ -172,13 +173,15 @@ def evaluation_table(results: RunResults) -> Table | None:
     found = results.evaluation
     if found is None or found.empty:
         return None
+    found = found.assign(metric=named_with_package(found))
     wide = found.pivot_table(index="metric", columns="seed", values="value", sort=False, dropna=False)
     rows = [
         [str(metric), *(_score(value) for value in row)]
         for metric, row in zip(wide.index, wide.to_numpy(), strict=True)
     ]
     head = ("metric", *(f"seed {seed}" for seed in wide.columns))
-    return make_table("Scores of the models on held-out samples", head, rows, range(1, len(head)))
+    told = "which were told the classes" if found["saw_labels"].all() else "which were not told the classes"
+    return make_table(f"Scores of the models, {told}, on held-out samples", head, rows, range(1, len(head)))
 
 
 def _score(value: Any) -> str:

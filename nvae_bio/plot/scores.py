@@ -70,7 +70,7 @@ def plot_run_scores(table: pd.DataFrame) -> Figure:
     """Scores of a run: a panel a group that it has, a dot a seed.
 
     Args:
-        table: dataset, variant, seed, metric, value; that of one run.
+        table: dataset, variant, seed, metric, value, package, saw_labels; that of one run.
     """
     panels: list[tuple[Panel, pd.DataFrame]] = []
     sigma = _by_pattern(table, rf"(?P<metric_of>{'|'.join(SAMPLES)})_(?P<sigma>[\d.]+)")

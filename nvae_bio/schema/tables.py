@@ -97,6 +97,8 @@ SCORES = Kind(
         _SEED,
         column("metric", "what was measured"),
         column("value", "the score"),
+        column("package", "library of the extra `benchmark` whose score it is, and its version; empty for others"),
+        column("saw_labels", "whether the method was told the classes of the samples that it was fitted on"),
     ),
 )  # fmt: skip
 STORED = Kind(

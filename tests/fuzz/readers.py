@@ -263,7 +263,8 @@ def _fresh() -> State:
 
 
 def _make_scores(folder: Path, _: int) -> None:
-    rows = [["pbmc", "nvae", seed, metric, 0.25 * seed] for seed in range(3) for metric in ("elbo", "accuracy")]
+    metrics = ("elbo", "accuracy")
+    rows = [["pbmc", "nvae", seed, metric, 0.25 * seed, "", True] for seed in range(3) for metric in metrics]
     files.write_csv(pd.DataFrame(rows, columns=files.SCORE_COLUMNS), folder / "scores.csv")
 
 
