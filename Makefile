@@ -16,7 +16,7 @@ SHELL := /bin/bash
 
 CORES ?= all
 CONFIG ?= config/config.yaml
-WORKERS ?= 4
+WORKERS ?= 3
 TRIALS ?= 240
 TABLE ?= docs/faults.csv
 CASES ?= 2000
@@ -31,7 +31,7 @@ PY := .venv/bin/python
 run: .venv/.workflow
 	$(PY) -m nvae_bio run "$(CONFIG)" --cores $(CORES)
 
-# one thread a worker: otherwise each would start as many as there are cores; for two cores four, for tests also wait
+# one thread a worker: otherwise each would start as many as there are cores; for two cores three, for tests also wait
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: export NUMBA_NUM_THREADS := 1

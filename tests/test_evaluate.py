@@ -64,6 +64,7 @@ def make_embedded(truth: AnnData, own: dict[str, str], noise: float = 0.3, seed:
     obs[schema.LIBRARY] = 1000.0
     kl_private = np.zeros((n, 2 * len(CLASSES)))
     kl_private[np.arange(n), 2 * np.searchsorted(CLASSES, label)] = 0.5
+    classes = np.array(CLASSES, dtype=object)
     embedded = AnnData(
         np.zeros((n, 3)),
         obs=obs,
@@ -71,7 +72,7 @@ def make_embedded(truth: AnnData, own: dict[str, str], noise: float = 0.3, seed:
             schema.SHARED: shared, schema.SPECIFIC: specific, schema.KL_SHARED: np.full((n, 2), 0.75),
             schema.KL_PRIVATE: kl_private,
         },
-        uns={schema.MODEL: {"classes": np.array(CLASSES, dtype=object), "seed": 3, "n_shared": 2, "n_private": 2}},
+        uns={schema.MODEL: {"classes": classes, "variant": "nvae", "seed": 3, "n_shared": 2, "n_private": 2}},
     )  # fmt: skip
     return embedded[order].copy()
 

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from nvae_bio import schema
 from nvae_bio.cli import main
 from nvae_bio.config import CountsSettings, ReportSettings
-from nvae_bio.data.files import write_anndata
+from nvae_bio.data.files import SCORE_COLUMNS, write_anndata
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate import peers
 from nvae_bio.evaluate.factors import (
@@ -302,7 +302,7 @@ def make_consensus(truth: AnnData) -> tuple[AnnData, AnnData]:
     obs["tag"], obs["reading"] = "", "found"
     obs.iloc[4, obs.columns.get_loc("outcome")] = "inactive"
     obs.iloc[5, obs.columns.get_loc("published")] = False
-    model = {"classes": np.array(CLASSES, dtype=object)}
+    model = {"classes": np.array(CLASSES, dtype=object), "variant": "nvae"}
     report = AnnData(published.effect, obs=obs, var=samples.var[[]].copy(), uns={schema.MODEL: model})
     report.obsm[schema.OUTCOME_BY_CLASS] = pd.DataFrame(active, index=names, columns=CLASSES)
     report.obsm[schema.KL_BY_CLASS] = np.ones(active.shape)
@@ -320,7 +320,7 @@ def make_seed(truth: AnnData, seed: int) -> tuple[AnnData, AnnData]:
     activity = truth[samples.obs_names].obsm[schema.ACTIVITY]
     samples.obsm[schema.SHARED] = activity[["all", "most", "own_bc", "all"]].to_numpy()
     samples.obsm[schema.SPECIFIC] = np.column_stack([activity["own_a"], rng.normal(size=samples.n_obs)])
-    samples.uns[schema.MODEL] = {"classes": np.array(CLASSES, dtype=object), "seed": seed}
+    samples.uns[schema.MODEL] = {"classes": np.array(CLASSES, dtype=object), "variant": "nvae", "seed": seed}
     rows = [
         ("shared", "", 0, "active", "", "all"), ("shared", "", 1, "active", "", "most"),
         ("shared", "", 2, "active", "b, c", "own_bc"), ("shared", "", 3, "inactive", "", "all"),
@@ -410,7 +410,7 @@ def test_all_calls_of_a_run_are_scored_from_its_files(tmp_path: Path) -> None:
         "consensus": [2], "one-seed": [4, 5], "kl-threshold": [4]
     }  # fmt: skip
     table = found["one-seed"]
-    assert list(table.columns) == ["dataset", "variant", "seed", "metric", "value"]
+    assert list(table.columns) == SCORE_COLUMNS and table["saw_labels"].all()
     assert table.loc[table["metric"] == "consensus_precision", "value"].tolist() == [0.8, 0.8]
     precision = found["consensus"].set_index("metric")["value"]["consensus_precision"]
     assert precision == 1

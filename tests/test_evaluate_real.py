@@ -71,7 +71,7 @@ def make_result(tag: str = "condition", sign: int = 1) -> tuple[AnnData, AnnData
     samples = AnnData(np.zeros((80, 1)), obs=pd.DataFrame({"donor": donor}, index=[f"s{i}" for i in range(80)]))
     samples.obsm[schema.FACTORS] = scores
     samples.obs[schema.CONDITION] = np.where(np.arange(80) % 2, "stim", "ctrl")
-    samples.uns["nvae"] = {"classes": report.uns["nvae"]["classes"]}
+    samples.uns["nvae"] = {"classes": report.uns["nvae"]["classes"], "variant": "nvae"}
     return report, samples
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from nvae_bio.check.costs import jobs_of
 from nvae_bio.config import FitSettings, ModelSettings, QuerySettings, load_config, load_settings
+from nvae_bio.data.files import SCORE_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,8 +226,8 @@ def test_a_study_runs_from_source_to_page_and_keeps_the_prose(tmp_path: Path) ->
     done = snakemake("--cores", "2", "--configfile", config, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-5000:]
     table = pd.read_csv(tmp_path / "page" / "tiny.csv")
-    assert list(table.columns) == ["study", "dataset", "variant", "seed", "metric", "value"]
-    assert set(table["variant"]) == {"nvae-default", "permuted"}
+    assert list(table.columns) == ["study", *SCORE_COLUMNS]
+    assert set(table["variant"]) == {"nvae-default", "permuted"} and table["saw_labels"].all()
     assert table["value"].notna().all()
     assert (tmp_path / "page" / "tiny.png").stat().st_size > 1000
     assert not (tmp_path / "results" / "cells_fc1.5.permuted.1" / "1").exists()  # not trained again
