@@ -24,6 +24,7 @@ from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
 
 logger = logging.getLogger(__name__)
+Scored = tuple[dict[int, dict[str, float]], bool]  # seed → metric → value, and whether the models saw the labels
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,17 @@ def read_truth(path: Path) -> AnnData:
     return truth
 
 
-def _planted(run: ScoredRun) -> dict[int, dict[str, float]]:
+def _planted(run: ScoredRun) -> Scored:
     """Scores of each seed against the truth."""
     report, truth = run.with_truth("planted")
     factors, known = read_report(report), read_truth(truth)
-    embedded = map(read_embedded, run.embedded)
-    return {_seed(adata): planted_scores(factors, adata, known) for adata in embedded}
+    scores, saw_labels = {}, False
+    for adata in map(read_embedded, run.embedded):
+        scores[_seed(adata)], saw_labels = planted_scores(factors, adata, known), _saw_labels(adata)
+    return scores, saw_labels
 
 
-def _factors(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
+def _factors(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
     """Scores of published factors: of all seeds together, of each alone, or of the first by a plain threshold.
 
     Of data without a truth: what is known of the consensus all the same.
@@ -89,22 +92,24 @@ def _factors(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, di
         scored = read_embedded(run.embedded[0])
         if schema.FACTORS not in scored.obsm:
             raise UserError(f"{run.embedded[0]}: no consensus scores; without --truth it must be `factors --scores`")
-        return {run.number: real_scores(read_factors(run.report), scored, settings)}
+        return {run.number: real_scores(read_factors(run.report), scored, settings)}, _saw_labels(scored)
     report, truth = run.with_truth("factors")
     factors, known = read_report(report), read_truth(truth)
     if run.calls == "consensus":
         if len(run.embedded) != 1:
             raise UserError(f"--embedded: given {len(run.embedded)} times; calls 'consensus' take the one of all seeds")
         samples = read_embedded(run.embedded[0])
-        scores = factor_scores(Published.of_consensus(factors, samples), samples, known)
-        return {run.number: scores | power_scores(factors, known)}
+        found = factor_scores(Published.of_consensus(factors, samples), samples, known)
+        return {run.number: found | power_scores(factors, known)}, _saw_labels(samples)
     publish = Published.of_seed if run.calls == "one-seed" else Published.of_nats
     files = run.embedded if run.calls == "one-seed" else run.embedded[:1]
-    embedded = map(read_embedded, files)
-    return {_seed(adata): factor_scores(publish(factors, adata), adata, known) for adata in embedded}
+    scores, saw_labels = {}, False
+    for adata in map(read_embedded, files):
+        scores[_seed(adata)], saw_labels = factor_scores(publish(factors, adata), adata, known), _saw_labels(adata)
+    return scores, saw_labels
 
 
-def _model(run: ScoredRun, settings: EvaluationSettings | None) -> dict[int, dict[str, float]]:
+def _model(run: ScoredRun, settings: EvaluationSettings | None) -> Scored:
     """Scores of each seed that need neither truth nor condition; with settings those that they name besides."""
     if run.report is None:
         raise UserError("evaluate: kind 'model' needs --report")
@@ -112,17 +117,17 @@ def _model(run: ScoredRun, settings: EvaluationSettings | None) -> dict[int, dic
         raise UserError(
             f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; --settings need one each"
         )
-    factors, scores = read_report(run.report), {}
+    factors, scores, saw_labels = read_report(run.report), {}, False
     for place, path in enumerate(run.embedded):
         adata = read_embedded(path)
         found = model_scores(adata, of_seed(factors, _seed(adata)))
         if settings is not None:
             found |= Evaluation(load_model(*run.models[place]), adata, settings).scores()
-        scores[_seed(adata)] = found
-    return scores
+        scores[_seed(adata)], saw_labels = found, _saw_labels(adata)
+    return scores, saw_labels
 
 
-def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, dict[str, float]]:
+def _condition(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
     """Scores of each seed: with models of the response of classes held out, else of where the condition is."""
     if settings is None:
         raise UserError("evaluate: kind 'condition' needs --settings, which name control and treated")
@@ -133,7 +138,7 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, 
         )
     if run.models and len(run.models) != len(run.embedded):
         raise UserError(f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; give one each")
-    scores, report = {}, None if run.report is None else read_report(run.report)
+    scores, saw_labels, report = {}, False, None if run.report is None else read_report(run.report)
     for place, path in enumerate(run.embedded):
         adata = read_embedded(path)
         shared, own_block = adata.obsm.get(schema.SHARED), adata.obsm.get(schema.SPECIFIC)
@@ -144,8 +149,8 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> dict[int, 
             raise UserError(f"{path}: the model has no z_s, so that no response can be carried over; allowed: one with")
         else:
             found = response_scores(adata, settings, shared, expected_by(load_model(*run.models[place]), adata))
-        scores[_seed(adata)] = found
-    return scores
+        scores[_seed(adata)], saw_labels = found, _saw_labels(adata)
+    return scores, saw_labels
 
 
 def _seed(adata: AnnData) -> int:
@@ -159,11 +164,9 @@ def _seed(adata: AnnData) -> int:
     return int(adata.uns[schema.MODEL]["seed"])
 
 
-def _saw_labels(path: Path) -> bool:
+def _saw_labels(adata: AnnData) -> bool:
     """Whether the model that embedded the samples was told their classes: all are but `vae`."""
-    embedded = read_h5ad(path, backed="r")
-    embedded.file.close()
-    return str(embedded.uns[schema.MODEL]["variant"]) != "vae"
+    return str(adata.uns[schema.MODEL]["variant"]) != "vae"
 
 
 def evaluate(
@@ -191,13 +194,13 @@ def evaluate(
     """
     condition = settings if isinstance(settings, ConditionSettings) else None
     evaluation = settings if isinstance(settings, EvaluationSettings) else None
-    kinds: dict[Evaluated, Callable[[ScoredRun], dict[int, dict[str, float]]]] = {
+    kinds: dict[Evaluated, Callable[[ScoredRun], Scored]] = {
         "planted": _planted,
         "factors": partial(_factors, settings=condition),
         "condition": partial(_condition, settings=condition),
         "model": partial(_model, settings=evaluation),
     }
-    scores = kinds[kind](run)
-    table = score_table(scores, dataset, variant, saw_labels=_saw_labels(run.embedded[0]))
+    scores, saw_labels = kinds[kind](run)
+    table = score_table(scores, dataset, variant, saw_labels=saw_labels)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))

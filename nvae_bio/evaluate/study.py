@@ -81,8 +81,9 @@ def notes(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
     """
     saw = scores.groupby("variant", sort=False)["saw_labels"].any()
     seeing, others = (", ".join(f"`{name}`" for name in saw.index[of]) for of in (saw, ~saw))
-    said = [f"Saw the labels (the classes): {seeing}" + (f"; did not: {others}." if others else ".")]
-    if not seeing:
+    if seeing:
+        said = [f"Saw the labels (the classes): {seeing}" + (f"; did not: {others}." if others else ".")]
+    else:
         said = [f"Did not see the labels (the classes): {others}."]
     plain = scores["metric"].str.replace(r"\[.*\]$", "", regex=True)
     shown = scores[plain.isin(metrics) & (scores["package"] != "")]
