@@ -26,6 +26,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 # jobs of the workflow call `python`; a relative path would be lost where a tool changes the folder
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONNOUSERSITE := 1
+unexport PYTHONDONTWRITEBYTECODE # pip leaves modules to be compiled; hundreds of processes would each do it anew
 PY := .venv/bin/python
 
 run: .venv/.workflow
