@@ -51,7 +51,7 @@ def _dots(ax: Axes, table: pd.DataFrame, bar: float | None = None) -> None:
         ax.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=OKABE_ITO[6], linewidth=1.5)
     if bar is not None:
         ax.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(names)), labels=names)
+    ax.set_yticks(range(len(names)), labels=names, fontsize=7 if len(names) > 8 else None)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.locator_params(axis="x", nbins=5)
 
@@ -88,7 +88,7 @@ def plot_run_scores(table: pd.DataFrame) -> Figure:
     for title, names, bar in groups:
         _add(panels, title, _by_name(table, names), bar)
     known = _by_pattern(table, r"r2_(?P<name>\w+)")
-    known = known.assign(name=known["name"].str.replace("_knn", ", neighbours"))
+    known = known.assign(name=known["name"].str.replace("_within", " within").str.replace("_knn", ", neighbours"))
     _add(panels, "known factors from z_s (R²)", known, None)
     finer = _by_pattern(table, r"(?P<of>lms_smi|lms_spn)\[(?P<class>.+)\]")
     _add(panels, "finer labels", finer.assign(name=finer["of"] + ", " + finer["class"]) if len(finer) else finer, None)
