@@ -7,16 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nvae_bio.config import StudySettings
 from nvae_bio.data.atomic import atomic_path
 from nvae_bio.data.files import read_scores, write_csv
 from nvae_bio.errors import UserError
-from nvae_bio.plot.style import DPI, OKABE_ITO, house_style, say
+from nvae_bio.plot.style import DPI, height_of_rows, house_style, say, seed_rows
 
 logger = logging.getLogger(__name__)
 
@@ -104,30 +102,18 @@ def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figur
     if not drawn:
         return say("No score of the metrics that this study names.")
     rows = [drawn[start : start + 2] for start in range(0, len(drawn), 2)]
-    heights = [0.6 + 0.2 * max(len(places[metric]) for metric in row) for row in rows]
+    heights = [height_of_rows(max(len(places[metric]) for metric in row)) for row in rows]
     width = 2.6 + 0.07 * max(len(" · ".join(place)) for metric in drawn for place in places[metric])  # inches a panel
     figure = Figure(figsize=(width * 2, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 2, height_ratios=heights)
     for number, row in enumerate(rows):
         for column, metric in enumerate(row):
             panel = figure.add_subplot(grid[number, column])
-            _plot_metric(panel, found[metric], places[metric], metrics[metric])
+            of = found[metric]
+            lines = {" · ".join(place): of[_at(of, *place)]["value"].to_numpy() for place in places[metric]}
+            seed_rows(panel, lines, metrics[metric])
             panel.set_title(metric)
     return figure
-
-
-def _plot_metric(panel: Axes, found: pd.DataFrame, places: np.ndarray, bar: float | None) -> None:
-    """The lines of one metric, at `places`, (lines, 2): data set and variant."""
-    for line, place in enumerate(places):
-        values = found[_at(found, *place)]["value"].to_numpy()
-        shifts = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
-        panel.scatter(values, line + shifts, s=9, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
-        panel.plot([values.mean()] * 2, [line - 0.35, line + 0.35], color=OKABE_ITO[6], linewidth=1.5)
-    if bar is not None:
-        panel.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
-    panel.set_ylim(len(places) - 0.5, -0.5)
-    panel.set_yticks(range(len(places)), labels=[" · ".join(place) for place in places])
-    panel.locator_params(axis="x", nbins=4)
 
 
 def page_text(before: str | None, table: pd.DataFrame, name: str, below: str = "") -> str:

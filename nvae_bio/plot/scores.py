@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nvae_bio.plot.style import OKABE_ITO, make_panels, say
+from nvae_bio.plot.style import OKABE_ITO, height_of_rows, make_panels, say, seed_rows
 
 SAMPLES = {"samples_told": "class told", "precision": "precision", "recall": "recall", "coverage": "coverage"}
 PRIOR = {
@@ -40,20 +40,6 @@ def _lines(ax: Axes, table: pd.DataFrame, x: str, line: str) -> None:
         ax.scatter(part[x], part["value"], color=color, s=9, linewidths=0)
     ax.set_xticks(sorted(table[x].unique()))
     ax.legend(fontsize=7)
-
-
-def _dots(ax: Axes, table: pd.DataFrame, bar: float | None = None) -> None:
-    """A row a name: a dot a seed, and a bar at the mean."""
-    names = list(dict.fromkeys(table["name"]))
-    for row, name in enumerate(names):
-        values = table.loc[table["name"] == name, "value"]
-        ax.scatter(values, [row] * len(values), s=12, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
-        ax.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=OKABE_ITO[6], linewidth=1.5)
-    if bar is not None:
-        ax.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
-    ax.set_yticks(range(len(names)), labels=names, fontsize=7 if len(names) > 8 else None)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.locator_params(axis="x", nbins=5)
 
 
 def _sigma_panel(ax: Axes, table: pd.DataFrame) -> None:
@@ -94,7 +80,8 @@ def plot_run_scores(table: pd.DataFrame) -> Figure:
     _add(panels, "finer labels", finer.assign(name=finer["of"] + ", " + finer["class"]) if len(finer) else finer, None)
     if not panels:
         return say("No scores that a figure shows.")
-    figure, axes = make_panels(len(panels), 3.6, 2.6, 3)
+    n_rows = max((part["name"].nunique() for _, part in panels if "name" in part), default=0)
+    figure, axes = make_panels(len(panels), 3.6, max(2.6, height_of_rows(n_rows)), 3)
     for ax, (draw, part) in zip(axes, panels, strict=True):
         draw(ax, part)
     return figure
@@ -106,7 +93,7 @@ def _add(panels: list[tuple[Panel, pd.DataFrame]], title: str, part: pd.DataFram
         return
 
     def draw(ax: Axes, table: pd.DataFrame) -> None:
-        _dots(ax, table, bar)
+        seed_rows(ax, {str(name): of["value"].to_numpy() for name, of in table.groupby("name", sort=False)}, bar)
         ax.set_title(title)
 
     panels.append((draw, part))

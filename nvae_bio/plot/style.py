@@ -52,6 +52,24 @@ def make_panels(n_panels: int, width: float, height: float, n_columns: int) -> t
     return figure, axes[:n_panels]
 
 
+def height_of_rows(n_rows: int) -> float:
+    """Inches that a panel of `seed_rows` needs for its labels."""
+    return 0.6 + 0.2 * n_rows
+
+
+def seed_rows(ax: Axes, rows: Mapping[str, np.ndarray], bar: float | None = None) -> None:
+    """A row a name: a dot a seed, and a bar at the mean; the value to reach, where there is one, is dashed."""
+    for row, values in enumerate(rows.values()):
+        shifts = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.scatter(values, row + shifts, s=9, color=OKABE_ITO[0], alpha=0.6, linewidths=0)
+        ax.plot([values.mean()] * 2, [row - 0.35, row + 0.35], color=OKABE_ITO[6], linewidth=1.5)
+    if bar is not None:
+        ax.axvline(bar, color=OKABE_ITO[5], linestyle="--", linewidth=1)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), labels=list(rows))
+    ax.locator_params(axis="x", nbins=4)
+
+
 def say(text: str) -> Figure:
     """A figure that says why there is nothing to draw."""
     figure = Figure(figsize=(6, 1.2))
