@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from nvae_bio.evaluate.response import expected_by, response_scores
 from nvae_bio.trained import load_model
 
 logger = logging.getLogger(__name__)
-Scored = tuple[dict[int, dict[str, float]], bool]  # seed → metric → value, and whether the models saw the labels
+Scored = Iterator[tuple[int, dict[str, float], bool]]  # seed, metric → value, and whether its model saw the labels
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,8 @@ def _planted(run: ScoredRun) -> Scored:
     """Scores of each seed against the truth."""
     report, truth = run.with_truth("planted")
     factors, known = read_report(report), read_truth(truth)
-    scores, saw_labels = {}, False
     for adata in map(read_embedded, run.embedded):
-        scores[_seed(adata)], saw_labels = planted_scores(factors, adata, known), _saw_labels(adata)
-    return scores, saw_labels
+        yield _seed(adata), planted_scores(factors, adata, known), _saw_labels(adata)
 
 
 def _factors(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
@@ -92,7 +90,8 @@ def _factors(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
         scored = read_embedded(run.embedded[0])
         if schema.FACTORS not in scored.obsm:
             raise UserError(f"{run.embedded[0]}: no consensus scores; without --truth it must be `factors --scores`")
-        return {run.number: real_scores(read_factors(run.report), scored, settings)}, _saw_labels(scored)
+        yield run.number, real_scores(read_factors(run.report), scored, settings), _saw_labels(scored)
+        return
     report, truth = run.with_truth("factors")
     factors, known = read_report(report), read_truth(truth)
     if run.calls == "consensus":
@@ -100,13 +99,12 @@ def _factors(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
             raise UserError(f"--embedded: given {len(run.embedded)} times; calls 'consensus' take the one of all seeds")
         samples = read_embedded(run.embedded[0])
         found = factor_scores(Published.of_consensus(factors, samples), samples, known)
-        return {run.number: found | power_scores(factors, known)}, _saw_labels(samples)
+        yield run.number, found | power_scores(factors, known), _saw_labels(samples)
+        return
     publish = Published.of_seed if run.calls == "one-seed" else Published.of_nats
     files = run.embedded if run.calls == "one-seed" else run.embedded[:1]
-    scores, saw_labels = {}, False
     for adata in map(read_embedded, files):
-        scores[_seed(adata)], saw_labels = factor_scores(publish(factors, adata), adata, known), _saw_labels(adata)
-    return scores, saw_labels
+        yield _seed(adata), factor_scores(publish(factors, adata), adata, known), _saw_labels(adata)
 
 
 def _model(run: ScoredRun, settings: EvaluationSettings | None) -> Scored:
@@ -117,14 +115,13 @@ def _model(run: ScoredRun, settings: EvaluationSettings | None) -> Scored:
         raise UserError(
             f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; --settings need one each"
         )
-    factors, scores, saw_labels = read_report(run.report), {}, False
+    factors = read_report(run.report)
     for place, path in enumerate(run.embedded):
         adata = read_embedded(path)
         found = model_scores(adata, of_seed(factors, _seed(adata)))
         if settings is not None:
             found |= Evaluation(load_model(*run.models[place]), adata, settings).scores()
-        scores[_seed(adata)], saw_labels = found, _saw_labels(adata)
-    return scores, saw_labels
+        yield _seed(adata), found, _saw_labels(adata)
 
 
 def _condition(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
@@ -138,7 +135,7 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
         )
     if run.models and len(run.models) != len(run.embedded):
         raise UserError(f"--weights: given {len(run.models)} times for {len(run.embedded)} --embedded; give one each")
-    scores, saw_labels, report = {}, False, None if run.report is None else read_report(run.report)
+    report = None if run.report is None else read_report(run.report)
     for place, path in enumerate(run.embedded):
         adata = read_embedded(path)
         shared, own_block = adata.obsm.get(schema.SHARED), adata.obsm.get(schema.SPECIFIC)
@@ -149,8 +146,7 @@ def _condition(run: ScoredRun, settings: ConditionSettings | None) -> Scored:
             raise UserError(f"{path}: the model has no z_s, so that no response can be carried over; allowed: one with")
         else:
             found = response_scores(adata, settings, shared, expected_by(load_model(*run.models[place]), adata))
-        scores[_seed(adata)], saw_labels = found, _saw_labels(adata)
-    return scores, saw_labels
+        yield _seed(adata), found, _saw_labels(adata)
 
 
 def _seed(adata: AnnData) -> int:
@@ -200,7 +196,8 @@ def evaluate(
         "condition": partial(_condition, settings=condition),
         "model": partial(_model, settings=evaluation),
     }
-    scores, saw_labels = kinds[kind](run)
+    scored = list(kinds[kind](run))
+    scores, saw_labels = {seed: found for seed, found, _ in scored}, any(saw for *_, saw in scored)
     table = score_table(scores, dataset, variant, saw_labels=saw_labels)
     write_csv(table, output)
     logger.info("%s, %s: %d scores", dataset, variant, len(table))
