@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from anndata import AnnData
 
 from nvae_bio import embed_data, report_seeds, save_model, schema, train_model
@@ -21,6 +22,7 @@ from nvae_bio.data.samples import to_samples
 from nvae_bio.errors import UserError
 from nvae_bio.evaluate.baselines import baseline_scores, fit_linear, fit_scvi
 from nvae_bio.evaluate.condition import Treated, condition_scores, factor_of_condition, gene_set_scores
+from nvae_bio.evaluate.probes import leakage
 from nvae_bio.evaluate.response import Expected, expected_by, log_mean, response_scores
 from nvae_bio.prepare import prepare_data
 from tests.toys import NO_UMAP, embedded, fit_settings, prepared_counts, raw_counts, trained
@@ -298,6 +300,25 @@ def test_a_peer_has_the_scores_of_a_model(method: Any) -> None:
     found = log_mean(fitted.expected(fitted.shared, rows), adata.obs[schema.LIBRARY].to_numpy())
     assert np.corrcoef(found, log_mean(adata.X.toarray(), adata.obs[schema.LIBRARY].to_numpy()))[0, 1] > 0.95
     assert response_scores(adata, TOY, fitted.shared, fitted.expected)["r2_lfc_heldout_pearson[c1]"] > 0.3
+
+
+@needs_scvi
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_scvi_is_told_the_batches_and_need_not_embed_them() -> None:
+    adata = prepared_counts().copy()
+    loud = np.random.default_rng(0).random(adata.n_obs) < 0.5
+    counts = adata.X.toarray()
+    counts[np.ix_(loud, range(10))] *= 20
+    adata.X, batch = scipy.sparse.csr_matrix(counts), np.where(loud, "loud", "plain")
+    train, test = ((adata.obs[schema.SPLIT] == part).to_numpy() for part in ("train", "test"))
+    untold = fit_scvi("scvi", adata, 4, 0)
+    adata.obs[schema.BATCH] = batch
+    told = fit_scvi("scvi", adata, 4, 0)
+    kept, gone = (leakage(fitted.shared, batch, train, test)["leakage_linear"] for fitted in (untold, told))
+    assert gone < kept - 0.1
+    found = told.expected(told.shared, np.arange(adata.n_obs))[:, :10]
+    assert found[loud].mean() > 4 * found[~loud].mean()
 
 
 # --- the doors -------------------------------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ def fit_linear(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fi
 def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitted:
     """SCVI, or SCANVI that starts from it, of scvi-tools, each with its default networks and training, on the CPU.
 
+    Batches are given, where the data have them.
+
     Args:
         method: `scvi` or `scanvi`.
         adata: prepared counts.
@@ -89,10 +91,11 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
     """
     with package("scvi", f"baseline {method!r}") as scvi:
         scvi.settings.seed = seed
-        obs = adata.obs[[schema.LABEL]].astype(str)
+        batch = schema.BATCH if schema.BATCH in adata.obs else None
+        obs = adata.obs[[schema.LABEL, *([batch] if batch else [])]].astype(str)
         data = AnnData(adata.X.copy(), obs=obs, var=adata.var[[]])
         rows = [np.flatnonzero(adata.obs[schema.SPLIT] == name) for name in schema.SPLITS]
-        scvi.model.SCVI.setup_anndata(data, labels_key=schema.LABEL)
+        scvi.model.SCVI.setup_anndata(data, batch_key=batch, labels_key=schema.LABEL)
         model = scvi.model.SCVI(data, n_latent=n_latent)
         train_quietly(model, rows)
         if method == "scanvi":
@@ -101,12 +104,13 @@ def fit_scvi(method: Baseline, adata: AnnData, n_latent: int, seed: int) -> Fitt
         shared = np.asarray(model.get_latent_representation())
         probability = model.predict(soft=True) if method == "scanvi" else None
     module, counts = model.module.eval(), np.asarray(data.X.sum(1)).reshape(-1, 1)
+    batches = np.asarray(model.adata_manager.get_from_registry("batch")).reshape(-1, 1)
 
     @torch.no_grad()
     def expected(shared: np.ndarray, rows: np.ndarray) -> np.ndarray:
         z = torch.from_numpy(np.asarray(shared, dtype=np.float32))
         library = torch.from_numpy(np.log(counts[rows]).astype(np.float32))
-        made = module.generative(z=z, library=library, batch_index=torch.zeros(len(rows), 1))
+        made = module.generative(z=z, library=library, batch_index=torch.from_numpy(batches[rows]).long())
         return np.asarray(made["px"].mean, dtype=float)
 
     return Fitted(shared, expected, probability=probability)
