@@ -26,7 +26,7 @@ from nvae_bio.evaluate.counts import _differences
 from nvae_bio.evaluate.decision import calibration_error, decision_scores
 from nvae_bio.evaluate.embeddings import FITS, embedding_scores
 from nvae_bio.evaluate.evaluation import Evaluation
-from nvae_bio.evaluate.finer import finer_labels
+from nvae_bio.evaluate.finer import embedding_scib_scores, finer_labels
 from nvae_bio.evaluate.known import known_scores
 from nvae_bio.evaluate.samples import class_preserved, from_mixture, from_prior, prdc
 from nvae_bio.evaluate.subject import Subject
@@ -368,7 +368,12 @@ def test_a_table_says_by_what_its_scores_are_and_who_saw_the_labels(monkeypatch:
     assert set(SEE_LABELS) == {"scanvi"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("scib_metrics") is None, reason="scib-metrics is not installed")
+needs_scib = pytest.mark.skipif(
+    importlib.util.find_spec("scib_metrics") is None, reason="scib-metrics is not installed"
+)
+
+
+@needs_scib
 def test_scores_of_the_libraries_are_stamped_with_their_versions() -> None:
     adata, rng = PREPARED["features"](), np.random.default_rng(0)
     adata.obs["finer"] = adata.obs["label"].astype(str) + rng.choice([" a", " b"], adata.n_obs)
@@ -383,6 +388,20 @@ def test_scores_of_the_libraries_are_stamped_with_their_versions() -> None:
     table = score_table({0: best}, "d", "v", saw_labels=False).set_index("metric")
     assert table["package"]["scib_bio"] == f"scib-metrics {importlib.metadata.version('scib-metrics')}"
     assert table["package"]["lms_smi[c0]"] == f"drvi-py {importlib.metadata.version('drvi-py')}"
+
+
+@needs_scib
+def test_an_embedding_that_holds_the_batches_is_less_well_integrated() -> None:
+    adata, rng = PREPARED["features"](), np.random.default_rng(0)
+    batch = rng.integers(2, size=adata.n_obs)
+    classes = np.eye(3)[adata.obs["label"].cat.codes] + 0.1 * rng.normal(size=(adata.n_obs, 3))
+    assert set(embedding_scib_scores(adata, classes)) == {"scib_bio"}
+    adata.obs[schema.BATCH] = pd.Categorical(np.array(["first", "second"])[batch])
+    mixed, apart = (embedding_scib_scores(adata, np.column_stack([classes, place * batch])) for place in (0, 3))
+    assert mixed["scib_batch"] > apart["scib_batch"] + 0.2
+    assert mixed["scib_total"] > apart["scib_total"] + 0.1
+    for found in (mixed, apart):
+        assert found["scib_total"] == pytest.approx(0.6 * found["scib_bio"] + 0.4 * found["scib_batch"], abs=1e-6)
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------
