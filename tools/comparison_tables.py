@@ -143,7 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "planted": partial(
         study_table, "planted", PLANTED, ("nvae-default",), (MAIN_ROW, "counts_none", "counts_shift", "images_rot17")
     ),
-    "pbmc": partial(study_table, "pbmc", PBMC, PBMC_METHODS, with_notes=True),
+    "pbmc": partial(study_table, "pbmc", PBMC, PBMC_METHODS, ["pbmc"], with_notes=True),
     "kang": partial(study_table, "kang", KANG, ("nvae-default", "vae", "scvi", "scanvi", "pca", "nmf")),
     "query": partial(
         study_table, "query", QUERY, ("nvae-default", "scanvi", "pca_knn"), mean_over="without_"
