@@ -343,6 +343,16 @@ def test_a_panel_has_the_lines_that_have_its_metric_and_a_metric_of_one_line_has
     assert not plot_scores(scores, {"nothing": None}).axes
 
 
+def test_log_probabilities_of_several_data_sets_have_a_panel_each() -> None:
+    rows = [(data, who, 0, "log_px", value) for data, value in (("a", -9.0), ("b", -2000.0)) for who in ("x", "y")]
+    scores = make_scores([*rows, ("c", "x", 0, "log_px", -1.0)])
+    panels = plot_scores(scores, {"log_px": -8.0}).axes
+    assert [ax.get_title() for ax in panels] == ["log_px, a", "log_px, b"]  # that of c, alone, is in the table
+    assert [label.get_text() for label in panels[1].get_yticklabels()] == ["b · x", "b · y"]
+    of_one = plot_scores(scores[scores["dataset"] == "a"], {"log_px": None}).axes
+    assert [ax.get_title() for ax in of_one] == ["log_px"]
+
+
 def test_a_study_made_in_parts_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather_study, "PAGES", tmp_path)
     config = ROOT / "config" / "studies" / "yale.yaml"

@@ -90,29 +90,45 @@ def notes(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
     return " ".join(said)
 
 
+def _panels(scores: pd.DataFrame, metrics: dict[str, float | None]) -> dict[str, tuple[pd.DataFrame, float | None]]:
+    """What each panel shows, by its title, and the bar to reach: a metric, of the lines that have it.
+
+    A log-probability is compared within a data set alone: of several, each has its own panel.
+    """
+    panels = {}
+    for metric, bar in metrics.items():
+        found = of_metric(scores, metric).dropna(subset="value")
+        sets = found["dataset"].unique()
+        if metric.startswith("log_p") and len(sets) > 1:
+            panels |= {f"{metric}, {name}": (found[found["dataset"] == name], bar) for name in sets}
+        else:
+            panels[metric] = (found, bar)
+    return panels
+
+
 def plot_scores(scores: pd.DataFrame, metrics: dict[str, float | None]) -> Figure:
-    """A panel a metric: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed.
+    """Panels of metrics: a line a data set and variant, a dot a seed, a bar the mean; the bar to reach is dashed.
 
     A panel has the lines that have its metric; a metric that but one of several lines has is in the table alone.
     """
-    found = {metric: of_metric(scores, metric).dropna(subset="value") for metric in metrics}
-    places = {metric: of[["dataset", "variant"]].drop_duplicates().to_numpy() for metric, of in found.items()}
+    panels = _panels(scores, metrics)
+    places = {title: of[["dataset", "variant"]].drop_duplicates().to_numpy() for title, (of, _) in panels.items()}
     needed = min(2, len(scores[["dataset", "variant"]].drop_duplicates()))
-    drawn = [metric for metric in metrics if len(places[metric]) >= needed]
+    drawn = [title for title in panels if len(places[title]) >= needed]
     if not drawn:
         return say("No score of the metrics that this study names.")
     rows = [drawn[start : start + 2] for start in range(0, len(drawn), 2)]
-    heights = [height_of_rows(max(len(places[metric]) for metric in row)) for row in rows]
-    width = 2.6 + 0.07 * max(len(" · ".join(place)) for metric in drawn for place in places[metric])  # inches a panel
+    heights = [height_of_rows(max(len(places[title]) for title in row)) for row in rows]
+    width = 2.6 + 0.07 * max(len(" · ".join(place)) for title in drawn for place in places[title])  # inches a panel
     figure = Figure(figsize=(width * 2, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 2, height_ratios=heights)
     for number, row in enumerate(rows):
-        for column, metric in enumerate(row):
-            panel = figure.add_subplot(grid[number, column])
-            of = found[metric]
-            lines = {" · ".join(place): of[_at(of, *place)]["value"].to_numpy() for place in places[metric]}
-            seed_rows(panel, lines, metrics[metric])
-            panel.set_title(metric)
+        for column, title in enumerate(row):
+            axes = figure.add_subplot(grid[number, column])
+            of, bar = panels[title]
+            lines = {" · ".join(place): of[_at(of, *place)]["value"].to_numpy() for place in places[title]}
+            seed_rows(axes, lines, bar)
+            axes.set_title(title)
     return figure
 
 
