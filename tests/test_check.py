@@ -116,6 +116,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     "rare classes": ({"min_samples_per_class": 60}, "classes with fewer than min_samples_per_class 60"),
     "few donors": ({"donor_key": "person", "split": {"by": "donor", "n_folds": 9}}, "n_folds"),
     "hold out": ({"hold_out": {"run": "run 7"}}, "hold_out.run: no sample has 'run 7'"),
+    "drop": ({"drop": {"doublet": True}}, "drop: no column 'doublet'; allowed: "),
     "label table": ({"label_table": "no.csv"}, "no.csv: no such file"),
     "pictures": ({"kind": "images", "n_top_genes": None}, "n_top_genes: unknown key"),
     "covariate": ({"continuous_covariates": ["person"]}, "column 'person' holds"),

@@ -384,6 +384,38 @@ def test_samples_that_cannot_be_held_out_end_in_one_line(hold_out: dict[str, Any
         prepare_data(settings(hold_out=hold_out), adata)
 
 
+@pytest.mark.parametrize("kind", ["counts", "features"])
+def test_dropped_samples_are_as_if_they_had_never_been(kind: str) -> None:
+    adata = toy_counts()
+    rng = np.random.default_rng(0)
+    adata.obs["doublet"] = rng.random(adata.n_obs) < 0.2
+    adata.obs["tube"] = rng.choice(["a", "b", "c", "d"], adata.n_obs)
+    of_kind = {"kind": kind, "label_key": "cell_type"}
+    prepared = prepare_data(settings(**of_kind, drop={"doublet": True, "tube": ["b", "c"]}), adata)
+    kept = (~adata.obs["doublet"] & ~adata.obs["tube"].isin(["b", "c"])).to_numpy()
+    rest = prepare_data(settings(**of_kind), adata[kept].copy())
+    assert 0 < kept.sum() < adata.n_obs and prepared.obs_names.tolist() == adata.obs_names[kept].tolist()
+    assert prepared.uns["nvae_data"]["fingerprint"] == rest.uns["nvae_data"]["fingerprint"]
+    first, second = removed(prepared).loc["drop"].itertuples()
+    assert (first.reason, first.n_removed) == ("doublet 'True'", adata.obs["doublet"].sum())
+    assert second.reason == "tube 'b' or 'c'" and second.n_left == kept.sum() == first.n_left - second.n_removed
+
+
+@pytest.mark.parametrize(
+    ("drop", "said"),
+    [
+        ({"doublet": "yes"}, "drop: no column 'doublet'; allowed: cell_type, "),
+        ({"cell_type": ["type 1", "B"]}, "drop.cell_type: no sample has 'B'; allowed: type 0, type 1, type 2"),
+        ({"all": "one", "cell_type": ["type 1"]}, "drop: all samples have all 'one' or cell_type 'type 1'; allowed: "),
+    ],
+)
+def test_samples_that_cannot_be_dropped_end_in_one_line(drop: dict[str, Any], said: str) -> None:
+    adata = toy_counts()
+    adata.obs["all"] = "one"
+    with pytest.raises(UserError, match=re.escape(said)):
+        prepare_data(settings(drop=drop), adata)
+
+
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ def cells(n: int = 120, seed: int = 0) -> AnnData:
 
 OPTIONS: dict[str, Any] = {
     "n_top_genes": 20, "qc": {"min_counts": 10}, "donor_key": "person", "batch_key": "run", **SIZE_KEYS,
-    "continuous_covariates": ["depth"], "max_samples": 100,
+    "continuous_covariates": ["depth"], "max_samples": 100, "drop": {"run": "run 1"},
 }  # fmt: skip
 
 

@@ -274,7 +274,7 @@ def _lacking(settings: Dataset, obs: pd.DataFrame) -> list[tuple[str, str]]:
     named += [(key, getattr(settings, key)) for key in PLACES]
     named += [("library_key", getattr(settings, "library_key", None))]
     named += [("size_factor_key", getattr(settings, "size_factor_key", None))]
-    named += [("hold_out", name) for name in settings.hold_out]
+    named += [("drop", name) for name in settings.drop] + [("hold_out", name) for name in settings.hold_out]
     named += [("categorical_covariates", name) for name in settings.categorical_covariates]
     made = MADE if isinstance(settings, CountsSettings) else ()
     named += [("continuous_covariates", name) for name in settings.continuous_covariates if name not in made]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from nvae_bio.config.base import Seed, Settings, Share
 
 BUILTINS = {"pbmc68k": "counts", "digits": "images"}
+
+
+def _truth_as_text(value: Any) -> Any:
+    """true and false as columns of these are read: `True`, `False`."""
+    if isinstance(value, list):
+        return [_truth_as_text(one) for one in value]
+    return str(value) if isinstance(value, bool) else value
+
+
+Values = Annotated[str | list[str], BeforeValidator(_truth_as_text)]  # of an obs column, one or several
 
 
 class SplitSettings(Settings):
@@ -112,11 +122,16 @@ class DatasetSettings(Settings):
     max_samples: PositiveInt | None = Field(
         None, description="keep a random part of at most so many samples, stratified by class"
     )
+    drop: dict[str, Values] = Field(
+        {},
+        description="obs column -> value, or several: samples with one of these in any column are left out, such as "
+        "doublets; allowed besides text: true, false",
+    )
     make_unique: bool = Field(
         False, description="make duplicated barcodes and feature names unique by a suffix, instead of refusing them"
     )
     split: SplitSettings = SplitSettings()
-    hold_out: dict[str, str | list[str]] = Field(
+    hold_out: dict[str, Values] = Field(
         {},
         description="obs column -> value, or several: samples with one of these in each column neither train nor "
         "validate, they are `test`; "
@@ -162,7 +177,7 @@ class DatasetSettings(Settings):
     def obs_keys(self) -> set[str]:
         """All obs columns that are named."""
         keys = [self.label_key, self.batch_key, self.donor_key, self.condition_key, self.split.key]
-        keys += [*self.categorical_covariates, *self.continuous_covariates, *self.hold_out]
+        keys += [*self.categorical_covariates, *self.continuous_covariates, *self.drop, *self.hold_out]
         return {key for key in keys if key is not None}
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -26,42 +25,6 @@ def random_keys(names: pd.Index, rng: np.random.Generator) -> np.ndarray:
     keys = np.empty(len(names))
     keys[np.argsort(names.to_numpy(dtype=str), kind="stable")] = rng.random(len(names))
     return keys
-
-
-def held_out_samples(obs: pd.DataFrame, values: Mapping[str, str | list[str]], where: str) -> np.ndarray:
-    """Which samples have one of the values in each column, (n,), bool; none where no value is given.
-
-    Args:
-        obs: of the source.
-        values: column -> value or values, `hold_out` of a data set.
-        where: the source, for messages.
-
-    Raises:
-        UserError: an unknown column or value, no sample with all of them, or no other sample.
-    """
-    held = np.full(len(obs), bool(values))
-    for key, wanted in values.items():
-        if key not in obs:
-            raise UserError(f"{where}: hold_out: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
-        text, several = as_text(obs[key]), [wanted] if isinstance(wanted, str) else wanted
-        for value in several:
-            if not (text == value).any():
-                there = listed(sorted(text.dropna().unique()))
-                raise UserError(f"{where}: hold_out.{key}: no sample has {value!r}; allowed: {there}")
-        held &= text.isin(several).to_numpy()
-    if values and not held.any():
-        raise UserError(f"{where}: hold_out: no sample has all of {_said(values)}; allowed: at least 1")
-    if values and held.all():
-        raise UserError(f"{where}: hold_out: all samples have {_said(values)}; allowed: some without, to train on")
-    return held
-
-
-def _said(values: Mapping[str, str | list[str]]) -> str:
-    """Column and values, as a message names them."""
-    return ", ".join(
-        f"{key} {value!r}" if isinstance(value, str) else f"{key} {' or '.join(map(repr, value))}"
-        for key, value in values.items()
-    )
 
 
 def split_samples(

@@ -25,10 +25,11 @@ from nvae_bio.guard import reading
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
+from nvae_bio.prepare.named import drop_samples, held_out_samples
 from nvae_bio.prepare.packing import BLOCK_ROWS, write_counts, write_store
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
 from nvae_bio.prepare.scaling import scale_features, scale_size_factors
-from nvae_bio.prepare.split import TRAIN, held_out_samples, random_keys, split_samples
+from nvae_bio.prepare.split import TRAIN, random_keys, split_samples
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,8 @@ def choose_samples(
     if counts is not None:
         assert isinstance(settings, CountsSettings)
         known, rows, record["qc"] = _quality_control(counts, known, settings, log, where)
+    left = drop_samples(own_obs, rows, settings, log, where)
+    rows, known = left, known[left[rows]].copy()
     known[schema.LABEL], keep = settle_rare(known[schema.LABEL], settings, log, where)
     rows, known = _narrow(rows, keep), known[keep]
     keys = random_keys(known.index, np.random.default_rng([settings.split.seed, 1]))

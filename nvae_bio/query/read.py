@@ -165,6 +165,7 @@ def _dataset_of(settings: QuerySettings, reference: AnnData) -> Dataset:
         "builtin": None,
         "paths": settings.paths,
         "max_samples": None,
+        "drop": {},
         "label_table": None,
         "split": {},
         "hold_out": {},
