@@ -95,7 +95,7 @@ def _panels(scores: pd.DataFrame, metrics: dict[str, float | None]) -> dict[str,
 
     A log-probability is compared within a data set alone: of several, each has its own panel.
     """
-    panels = {}
+    panels: dict[str, tuple[pd.DataFrame, float | None]] = {}
     for metric, bar in metrics.items():
         found = of_metric(scores, metric).dropna(subset="value")
         sets = found["dataset"].unique()

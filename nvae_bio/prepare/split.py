@@ -10,7 +10,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from nvae_bio import schema
 from nvae_bio.config import SplitSettings
-from nvae_bio.data.names import as_text
 from nvae_bio.errors import UserError, listed
 
 TRAIN, VALIDATION, TEST = schema.SPLITS
