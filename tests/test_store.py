@@ -63,7 +63,7 @@ def cells(n: int = 120, seed: int = 0) -> AnnData:
 
 OPTIONS: dict[str, Any] = {
     "n_top_genes": 20, "qc": {"min_counts": 10}, "donor_key": "person", "batch_key": "run", **SIZE_KEYS,
-    "continuous_covariates": ["depth"], "max_samples": 80, "drop": {"person": "donor 3"},
+    "continuous_covariates": ["depth"], "max_samples": 100,
 }  # fmt: skip
 
 
@@ -155,7 +155,15 @@ def test_a_file_read_in_parts_is_prepared_as_in_memory(name: str, tmp_path: Path
     path = write(cells(), tmp_path / file)
     expected, found, store = make(tmp_path, paths=[str(path)], **OPTIONS, **more)
     assert_prepared_alike(expected, found)
-    assert len(store.matrix) == 80 and store.obs[ROW].tolist() != sorted(store.obs[ROW])
+    assert len(store.matrix) == 100 and store.obs[ROW].tolist() != sorted(store.obs[ROW])
+
+
+def test_samples_are_dropped_from_the_disk_as_in_memory(tmp_path: Path) -> None:
+    cells().write_h5ad(tmp_path / "a.h5ad")
+    expected, found, store = make(tmp_path, paths=[str(tmp_path / "a.h5ad")], drop={"person": ["donor 3", "donor 4"]})
+    assert_prepared_alike(expected, found)
+    assert not found.obs["person"].isin(["donor 3", "donor 4"]).any()
+    assert len(store.matrix) == (~cells().obs["person"].isin(["donor 3", "donor 4"])).sum() - 1  # and an empty cell
 
 
 def test_several_files_are_joined_as_in_memory(tmp_path: Path) -> None:

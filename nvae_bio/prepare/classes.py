@@ -9,6 +9,7 @@ from nvae_bio.config import Dataset
 from nvae_bio.data.names import as_text
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError, listed
+from nvae_bio.prepare.named import check_column
 
 
 def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:
@@ -20,10 +21,7 @@ def read_labels(obs: pd.DataFrame, settings: Dataset, where: str) -> pd.Series:
     Raises:
         UserError: no such column, or a label named in the settings that no sample has.
     """
-    if settings.label_key not in obs:
-        raise UserError(
-            f"{where}: label_key: no column {settings.label_key!r}; allowed: {listed(obs.columns) or 'none'}"
-        )
+    check_column(obs, settings.label_key, "label_key", where)
     label = as_text(obs[settings.label_key])
     existing = sorted(label.dropna().unique())
     for key, named in (

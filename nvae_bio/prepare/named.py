@@ -1,4 +1,4 @@
-"""Samples that are named by values of obs columns: left out, or held out."""
+"""Columns of obs that settings name, and samples named by values of these: left out, or held out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from nvae_bio.config import Dataset
 from nvae_bio.data.names import as_text
 from nvae_bio.data.removed import RemovalLog
 from nvae_bio.errors import UserError, listed
+
+
+def check_column(obs: pd.DataFrame, key: str, setting: str, where: str) -> None:
+    """A column that a setting names is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if key not in obs:
+        raise UserError(f"{where}: {setting}: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
 
 
 def samples_with(obs: pd.DataFrame, key: str, wanted: str | list[str], setting: str, where: str) -> np.ndarray:
@@ -26,8 +36,7 @@ def samples_with(obs: pd.DataFrame, key: str, wanted: str | list[str], setting: 
     Raises:
         UserError: an unknown column, or a value that no sample has.
     """
-    if key not in obs:
-        raise UserError(f"{where}: {setting}: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
+    check_column(obs, key, setting, where)
     text, several = as_text(obs[key]), [wanted] if isinstance(wanted, str) else wanted
     for value in several:
         if not (text == value).any():

@@ -25,7 +25,7 @@ from nvae_bio.guard import reading
 from nvae_bio.prepare.classes import read_labels, sample_part, settle_rare
 from nvae_bio.prepare.covariates import covariate_table, read_covariates
 from nvae_bio.prepare.genes import KEPT, MITO_SHARE, N_GENES, cell_quality, choose_genes, good_cells
-from nvae_bio.prepare.named import drop_samples, held_out_samples
+from nvae_bio.prepare.named import check_column, drop_samples, held_out_samples
 from nvae_bio.prepare.packing import BLOCK_ROWS, write_counts, write_store
 from nvae_bio.prepare.record import fingerprint, make_obs, writable
 from nvae_bio.prepare.scaling import scale_features, scale_size_factors
@@ -182,9 +182,9 @@ def choose_samples(
     rows = np.ones(len(known), dtype=bool)
     if counts is not None:
         assert isinstance(settings, CountsSettings)
-        known, rows, record["qc"] = _quality_control(counts, known, settings, log, where)
-    left = drop_samples(own_obs, rows, settings, log, where)
-    rows, known = left, known[left[rows]].copy()
+        rows, record["qc"] = _quality_control(counts, known, settings, log, where)
+    rows = drop_samples(own_obs, rows, settings, log, where)
+    known = known[rows].copy()
     known[schema.LABEL], keep = settle_rare(known[schema.LABEL], settings, log, where)
     rows, known = _narrow(rows, keep), known[keep]
     keys = random_keys(known.index, np.random.default_rng([settings.split.seed, 1]))
@@ -217,12 +217,12 @@ def _known_columns(obs: pd.DataFrame, settings: Dataset, where: str, *, from_fil
         if key is None:
             continue
         setting = f"{name}_key"
-        _check_column(obs, key, setting, where)
+        check_column(obs, key, setting, where)
         known[name] = as_text(obs[key])
     if settings.split.key is not None:
-        _check_column(obs, settings.split.key, "split.key", where)
+        check_column(obs, settings.split.key, "split.key", where)
     if isinstance(settings, CountsSettings) and settings.size_factor_key is not None:
-        _check_column(obs, settings.size_factor_key, "size_factor_key", where)
+        check_column(obs, settings.size_factor_key, "size_factor_key", where)
     return known
 
 
@@ -235,15 +235,10 @@ def known_keys(settings: Dataset, *, from_files: bool) -> dict[str, str | None]:
     return {schema.BATCH: batch_key, schema.DONOR: settings.donor_key, schema.CONDITION: settings.condition_key}
 
 
-def _check_column(obs: pd.DataFrame, key: str, setting: str, where: str) -> None:
-    if key not in obs:
-        raise UserError(f"{where}: {setting}: no column {key!r}; allowed: {listed(obs.columns) or 'none'}")
-
-
 def _quality_control(
     counts: CountSource, known: pd.DataFrame, settings: CountsSettings, log: RemovalLog, where: str
-) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Columns of the cells that pass, with `library`, `n_genes`, `mito_share`; which pass; and the QC table of all."""
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Add `library`, `n_genes` and `mito_share` to `known`; which cells pass, and the QC table of all."""
     quality = cell_quality(counts.cells, known.index, counts.var.index, settings.qc, where)
     known.insert(1, schema.LIBRARY, counts.library())
     keep = good_cells(quality, settings.qc, log, where)
@@ -254,7 +249,7 @@ def _quality_control(
     known[N_GENES] = quality[N_GENES]
     if quality[MITO_SHARE].notna().any():
         known[MITO_SHARE] = quality[MITO_SHARE]
-    return known[keep].copy(), keep, table
+    return keep, table
 
 
 def _warn_of_gaps(known: pd.DataFrame, where: str) -> None:
